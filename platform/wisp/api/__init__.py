@@ -1,0 +1,1 @@
+"""What is spoken: the control plane, the /t/ data plane, problems, keys, OpenAPI."""

@@ -1,0 +1,1 @@
+"""What leaves on a guest's behalf."""

@@ -1,0 +1,1 @@
+"""What infers: onnxruntime sessions and model admission. Knows neither HTTP, Redis nor settings."""

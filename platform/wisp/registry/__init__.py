@@ -1,0 +1,1 @@
+"""What exists: tenants, keys, functions, versions, models and blobs, in Redis and an object store."""

@@ -1,0 +1,1 @@
+"""What runs a guest. Knows neither HTTP, Redis nor settings."""

@@ -1,0 +1,1 @@
+"""What passes between the processes: frames, sealed segments, tensors, the exchange, outcomes."""
