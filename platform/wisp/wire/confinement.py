@@ -1,0 +1,78 @@
+"""What every child gives up before it reads its first frame: its life ends with its parent's, limits bound the rest.
+
+The spawning side gives it nothing to begin with (`scheduling.children`): an empty environment, an empty working
+directory, one socket. See prctl(2) PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE and setrlimit(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import asdict, dataclass
+
+from wisp.wire.channel import Channel
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Hard limits of one child; None leaves the system's.
+
+    `address_space_bytes` (RLIMIT_AS) does not fit a process that runs guests, since each memory reserves gigabytes of
+    address space; `data_bytes` (RLIMIT_DATA) ignores reservations and does.
+    """
+
+    address_space_bytes: int | None = None
+    data_bytes: int | None = None
+    cpu_s: int | None = None
+    file_bytes: int = 0
+    open_files: int = 64
+
+
+def die_with_parent(parent_pid: int, death_signal: int = signal.SIGKILL) -> None:
+    """From now on this process ends when the thread that spawned it does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:  # it died before the call above
+        os._exit(0)
+
+
+def _limit(which: int, value: int | None) -> None:
+    if value is not None:
+        _, hard = resource.getrlimit(which)
+        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (bounded, bounded))
+
+
+def confine(limits: Limits) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _limit(resource.RLIMIT_CPU, limits.cpu_s)
+    _limit(resource.RLIMIT_AS, limits.address_space_bytes)
+    _limit(resource.RLIMIT_DATA, limits.data_bytes)
+    # The terminal's Ctrl-C reaches the whole process group; the router alone decides when its children end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def child_arguments(limits: Limits, channel_fd: int, **options: int) -> list[str]:
+    """The command line that `enter` reads back in the child."""
+    return [json.dumps({"fd": channel_fd, "parent": os.getpid(), "limits": asdict(limits), "options": options})]
+
+
+def enter() -> tuple[Channel, dict[str, int]]:
+    """First call of every child's main: binds it to its parent, confines it, and returns its channel and options."""
+    arguments = json.loads(sys.argv[1])
+    die_with_parent(arguments["parent"])
+    confine(Limits(**arguments["limits"]))
+    return Channel.from_fd(arguments["fd"]), arguments["options"]

@@ -1,0 +1,142 @@
+"""The exchange: one request and one response as a guest of the `handler` ABI sees them.
+
+Integers are little-endian u32; `str` is a length and that many bytes of UTF-8.
+
+    request  = version(1) method:str path:str query:str n (name:str value:str)*n body…
+    response = version(1) status            n (name:str value:str)*n body…
+
+Header names are lower-case, a repeated header stays repeated, the body runs to the end of the message. Test vectors in
+`tests/exchange/` are shared with `sdk-rust`. What a guest answers is hostile: `decode_response` bounds everything.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+VERSION = 1
+MAX_HEADERS = 128
+MAX_HEADER_BYTES = 32 * 1024
+"""All response header names and values together."""
+
+U32 = struct.Struct("<I")
+U32X2 = struct.Struct("<II")
+U32X3 = struct.Struct("<III")
+# RFC 9110 §5.6.2 (token, lower-case here) and §5.5 (no control characters but the tab).
+HEADER_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class MalformedExchange(ValueError):
+    """The bytes are no exchange message. Says which field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """`body` is a view into the message that it was decoded from."""
+
+    status: int
+    headers: Headers
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    method: bytes
+    path: bytes
+    query: bytes
+    headers: Headers
+    body: bytes
+
+
+def encode_request_head(method: bytes, path: bytes, query: bytes, headers: Headers) -> bytes:
+    """The message up to where the body begins; the body is appended to it as it is."""
+    pack = U32.pack
+    parts = [pack(VERSION)]
+    for text in (method, path, query):
+        parts += (pack(len(text)), text)
+    parts.append(pack(len(headers)))
+    for name, value in headers:
+        parts += (pack(len(name)), name, pack(len(value)), value)
+    return b"".join(parts)
+
+
+def encode_response(status: int, headers: Headers, body: bytes) -> bytes:
+    parts = [U32X3.pack(VERSION, status, len(headers))]
+    for name, value in headers:
+        parts += (U32.pack(len(name)), name, U32.pack(len(value)), value)
+    parts.append(body)
+    return b"".join(parts)
+
+
+class _Cursor:
+    """Reads lengths and strings from the front of a message without ever passing its end."""
+
+    __slots__ = ("at", "message")
+
+    def __init__(self, message: memoryview) -> None:
+        self.message = message
+        self.at = 0
+
+    def u32(self, field: str) -> int:
+        end = self.at + 4
+        if end > len(self.message):
+            raise MalformedExchange(f"{field}: the message ends inside it")
+        value: int = U32.unpack_from(self.message, self.at)[0]
+        self.at = end
+        return value
+
+    def text(self, field: str) -> bytes:
+        length = self.u32(field)
+        end = self.at + length
+        if end > len(self.message):
+            raise MalformedExchange(f"{field}: {length} bytes announced, {len(self.message) - self.at} left")
+        value = self.message[self.at : end].tobytes()
+        self.at = end
+        return value
+
+    def headers(self) -> Headers:
+        count = self.u32("header count")
+        if count > MAX_HEADERS:
+            raise MalformedExchange(f"header count: {count}, at most {MAX_HEADERS} are allowed")
+        headers = []
+        budget = MAX_HEADER_BYTES
+        for index in range(count):
+            name = self.text(f"header {index} name")
+            value = self.text(f"header {index} value")
+            budget -= len(name) + len(value)
+            if budget < 0:
+                raise MalformedExchange(f"headers: more than {MAX_HEADER_BYTES} bytes")
+            if HEADER_NAME.fullmatch(name) is None:
+                raise MalformedExchange(f"header {index} name: not a lower-case token")
+            if HEADER_VALUE.fullmatch(value) is None:
+                raise MalformedExchange(f"header {index} value: a control character")
+            headers.append((name, value))
+        return tuple(headers)
+
+
+def decode_response(message: memoryview) -> Response:
+    """Raises `MalformedExchange`, naming the field, for anything that is not exactly a response."""
+    cursor = _Cursor(message)
+    version = cursor.u32("version")
+    if version != VERSION:
+        raise MalformedExchange(f"version: {version}, not {VERSION}")
+    status = cursor.u32("status")
+    if not 200 <= status <= 599:
+        raise MalformedExchange(f"status: {status} is not within 200 to 599")
+    headers = cursor.headers()
+    return Response(status=status, headers=headers, body=message[cursor.at :])
+
+
+def decode_request(message: memoryview) -> Request:
+    """The inverse of `encode_request_head`, for guests written in Python and for tests."""
+    cursor = _Cursor(message)
+    version = cursor.u32("version")
+    if version != VERSION:
+        raise MalformedExchange(f"version: {version}, not {VERSION}")
+    method, path, query = cursor.text("method"), cursor.text("path"), cursor.text("query")
+    headers = cursor.headers()
+    return Request(method=method, path=path, query=query, headers=headers, body=message[cursor.at :].tobytes())

@@ -1,0 +1,164 @@
+"""The frames between the router and a sandbox.
+
+Cold frames (LINK, ATTACH) are JSON, hot ones (INVOKE, RESULT) fixed structures. A sandbox handles frames in order, so
+the router may send MODULE, LINK and INVOKE in one go without waiting.
+
+    router → sandbox   MODULE  digest (text) + 1 frozen segment: compiled code, verified by the router
+                       UNLOAD  digest
+                       LINK    JSON `FunctionLink`
+                       UNLINK  handle u32
+                       ATTACH  JSON {} + socket + tensor segment: the way to the inference host
+                       PROBE   `INVOKE_HEAD` (number 0, no message): instantiate and initialise, answered as INVOKE is
+                       INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with the body)
+    sandbox → router   READY   JSON {}
+                       RESULT  `RESULT_HEAD`, detail, response and logs (inline, or both in the answer segment)
+                       FAILED  invocation u64, text: the platform's own fault, not the guest's
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
+
+from wisp.errors import InvalidFrame
+from wisp.wire.outcome import CODES, NUMBERS, Ending, Receipt
+from wisp.wire.tensors import ElementType, TensorSpec
+
+INLINE_BYTES = 60 * 1024
+"""Message bytes that travel inside a frame; above that they go by segment."""
+MAX_DETAIL_BYTES = 1024
+
+
+class Kind(IntEnum):
+    READY = 1
+    MODULE = 2
+    UNLOAD = 3
+    LINK = 4
+    UNLINK = 5
+    ATTACH = 6
+    PROBE = 7
+    INVOKE = 8
+    RESULT = 9
+    FAILED = 10
+
+
+INVOKE_HEAD = struct.Struct("<QIIQQ")
+"""invocation, handle, exchange head bytes, body bytes, deadline (CLOCK_MONOTONIC, ns)."""
+RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQQ")
+"""invocation, outcome, in segment, detail bytes, log bytes, response bytes, host calls, inferences, fuel, memory peak,
+cpu, store, guest, nn (ns), tensor bytes."""
+HANDLE = struct.Struct("<I")
+FAILED_HEAD = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLink:
+    """A model as one function may use it. `max_time_ns` bounds one inference."""
+
+    name: str
+    target: str
+    max_inferences: int
+    max_time_ns: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionLink:
+    """What a sandbox needs to know of a function beside its code: its grants, resolved to numbers."""
+
+    handle: int
+    module: str
+    abi: str
+    entrypoint: str
+    fuel: int
+    memory_bytes: int
+    response_bytes: int
+    log_bytes: int
+    environment: tuple[tuple[str, str], ...]
+    models: tuple[ModelLink, ...]
+    clock: str
+    random: str
+    trap_on_violation: bool
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> FunctionLink:
+        """For the sandbox, which trusts the router: a wrong field is a defect and raises."""
+        fields: dict[str, Any] = json.loads(payload)
+        fields["environment"] = tuple((name, value) for name, value in fields["environment"])
+        fields["models"] = tuple(_model(model) for model in fields["models"])
+        return cls(**fields)
+
+
+def _model(fields: dict[str, Any]) -> ModelLink:
+    for side in ("inputs", "outputs"):
+        fields[side] = tuple(
+            TensorSpec(name=spec["name"], dtype=ElementType(spec["dtype"]), shape=tuple(spec["shape"]))
+            for spec in fields[side]
+        )
+    return ModelLink(**fields)
+
+
+def encode_result(invocation: int, ending: Ending, in_segment: int | None = None) -> bytes:
+    """With `in_segment` that many bytes of response lie at the start of the answer segment, the logs right behind."""
+    receipt = ending.receipt
+    detail = ending.detail.encode("utf-8", "replace")[:MAX_DETAIL_BYTES]
+    head = RESULT_HEAD.pack(
+        invocation,
+        NUMBERS[ending.outcome],
+        in_segment is not None,
+        len(detail),
+        len(ending.logs),
+        len(ending.response) if in_segment is None else in_segment,
+        receipt.host_calls,
+        receipt.inferences,
+        receipt.fuel,
+        receipt.memory_peak_bytes,
+        receipt.cpu_ns,
+        receipt.store_ns,
+        receipt.guest_ns,
+        receipt.nn_ns,
+        receipt.tensor_bytes,
+    )
+    if in_segment is not None:
+        return head + detail
+    return b"".join((head, detail, ending.response, ending.logs))
+
+
+def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
+    """(invocation, ending). The sandbox is hostile here: each length is checked; raises `InvalidFrame`."""
+    try:
+        (
+            invocation, number, in_segment, detail_bytes, log_bytes, response_bytes, host_calls, inferences,
+            fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes,
+        ) = RESULT_HEAD.unpack_from(payload)  # fmt: skip
+        outcome = CODES[number]
+    except (struct.error, IndexError) as error:
+        raise InvalidFrame("a result that is none") from error
+    at = RESULT_HEAD.size + detail_bytes
+    if at > len(payload):
+        raise InvalidFrame("a result whose detail passes its end")
+    detail = payload[RESULT_HEAD.size : at].decode("utf-8", "replace")
+    source = answer if in_segment else memoryview(payload)[at:]
+    if response_bytes + log_bytes > len(source):
+        raise InvalidFrame("a result whose response passes its end")
+    receipt = Receipt(
+        fuel=fuel,
+        memory_peak_bytes=memory_peak,
+        cpu_ns=cpu_ns,
+        store_ns=store_ns,
+        guest_ns=guest_ns,
+        nn_ns=nn_ns,
+        host_calls=host_calls,
+        inferences=inferences,
+        tensor_bytes=tensor_bytes,
+    )
+    response = bytes(source[:response_bytes])
+    logs = bytes(source[response_bytes : response_bytes + log_bytes])
+    return invocation, Ending(outcome=outcome, receipt=receipt, response=response, logs=logs, detail=detail)

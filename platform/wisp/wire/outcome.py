@@ -1,0 +1,61 @@
+"""How an invocation ended, and what it used. What a guest does is always one of these values, never an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """A closed set; the order is part of the frame between sandbox and router (`CODES`)."""
+
+    OK = "ok"
+    GUEST_TRAP = "guest_trap"
+    GUEST_EXIT = "guest_exit"
+    FUEL_EXHAUSTED = "fuel_exhausted"
+    MEMORY_EXCEEDED = "memory_exceeded"
+    CAPABILITY_DENIED = "capability_denied"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    INFERENCE_TIMEOUT = "inference_timeout"
+    INVALID_GUEST_RESPONSE = "invalid_guest_response"
+    RESPONSE_TOO_LARGE = "response_too_large"
+    CHILD_LOST = "child_lost"
+    """The process died, or could not load the module, through no fault of the guest's."""
+
+
+CODES: tuple[Outcome, ...] = tuple(Outcome)
+NUMBERS: dict[Outcome, int] = {outcome: number for number, outcome in enumerate(CODES)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What one invocation used. Times are nanoseconds, sizes bytes; `fuel` is wasmtime's unit (about one per operator).
+
+    `fuel` is what the engine reports: 0 after a trap by signal, which is why `cpu_ns` is measured beside it.
+    """
+
+    fuel: int = 0
+    memory_peak_bytes: int = 0
+    cpu_ns: int = 0
+    queue_ns: int = 0
+    store_ns: int = 0
+    guest_ns: int = 0
+    nn_ns: int = 0
+    host_calls: int = 0
+    inferences: int = 0
+    tensor_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Everything that a sandbox tells of one invocation.
+
+    `response` is an encoded exchange response (empty unless the outcome is ok), `logs` the tenant's lines as the guest
+    wrote them, `detail` one line for the tenant's log (never for the caller).
+    """
+
+    outcome: Outcome
+    receipt: Receipt
+    response: bytes
+    logs: bytes
+    detail: str
