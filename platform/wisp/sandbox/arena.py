@@ -1,0 +1,123 @@
+"""The linear memory of the one guest that a sandbox runs at a time: one reservation, used again for every invocation.
+
+wasmtime lets the embedder supply memories (wasmtime/config.h, wasmtime_memory_creator). wisp does, for three reasons: a
+refused `memory.grow` is seen (no other part of the C API tells of it, and a guest that then traps has to be told
+`memory_exceeded`); the base never moves and the size is known here, so a host call reads guest memory without asking
+the engine; and the peak is known even when the start function traps.
+
+The reservation is what compiled code relies on instead of bounds checks: everything that a 32-bit index and a static
+offset can reach, and the guard behind it, is either the guest's own or inaccessible. So pages above the current size
+are PROT_NONE at every moment, and a store's end gives all pages back to the kernel, which hands them out zeroed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Final
+
+from wisp.sandbox import capi
+
+PROT_NONE: Final = 0
+PROT_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
+MAP_PRIVATE_ANONYMOUS_NORESERVE: Final = 0x02 | 0x20 | 0x4000
+MADV_DONTNEED: Final = 4
+MADV_NOHUGEPAGE: Final = 15
+MADV_DONTDUMP: Final = 16
+MAP_FAILED: Final = (1 << 64) - 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap, _mprotect, _madvise = _libc.mmap, _libc.mprotect, _libc.madvise
+_mmap.restype = ctypes.c_size_t
+_mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+_madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+
+
+class Arena:
+    """`base` and `size_bytes` describe the current guest's memory; `limit_bytes` is set before each instantiation."""
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.size_bytes = 0
+        self.limit_bytes = 0
+        self.peak_bytes = 0
+        self.refused = False
+        """Whether this invocation was refused memory, at its start or in a `memory.grow`."""
+        self._reserved_bytes = 0
+        self._mapped_bytes = 0
+        self._accessible_bytes = 0
+        self._in_use = False
+        # wasmtime holds only their addresses; they live as long as the arena.
+        self._get = capi.GetMemory(self._get_memory)
+        self._grow = capi.GrowMemory(self._grow_memory)
+        self._finalize = capi.Finalizer(self._finalize_memory)
+        self._new = capi.NewMemory(self._new_memory)
+        self.creator: int = capi.address_of(self._new)
+
+    def begin(self, limit_bytes: int) -> None:
+        """Before each instantiation: what this guest may have."""
+        self.limit_bytes = limit_bytes
+        self.peak_bytes = 0
+        self.refused = False
+
+    def _new_memory(
+        self, _env: int, _type: int, minimum: int, _maximum: int, reserved: int, guard: int, out: int
+    ) -> int:
+        if self._in_use:
+            return capi.make_error(b"one memory at a time")
+        if minimum > self.limit_bytes:
+            self.refused = True
+            return capi.make_error(b"the module's minimum memory is above its limit")
+        if self.base == 0 and not self._reserve(reserved, guard):
+            return capi.make_error(b"no address space for a memory")
+        if (reserved, reserved + guard) != (self._reserved_bytes, self._mapped_bytes):
+            return capi.make_error(b"a memory of another shape")
+        if not self._make_accessible(minimum):
+            return capi.make_error(b"no pages for a memory")
+        self.size_bytes = self.peak_bytes = minimum
+        self._in_use = True
+        capi.fill_linear_memory(
+            out, capi.address_of(self._get), capi.address_of(self._grow), capi.address_of(self._finalize)
+        )
+        return 0
+
+    def _reserve(self, reserved: int, guard: int) -> bool:
+        base = _mmap(0, reserved + guard, PROT_NONE, MAP_PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+        if base == MAP_FAILED:
+            return False
+        # A huge page would cost a 2 MiB clearing for the first byte touched; a core dump would carry guests' data.
+        _madvise(base, reserved, MADV_NOHUGEPAGE)
+        _madvise(base, reserved, MADV_DONTDUMP)
+        self.base, self._reserved_bytes, self._mapped_bytes = base, reserved, reserved + guard
+        return True
+
+    def _make_accessible(self, size: int) -> bool:
+        """Exactly the first `size` bytes; the rest traps. A guest after a larger one must not reach its pages."""
+        have = self._accessible_bytes
+        if size > have:
+            if _mprotect(self.base + have, size - have, PROT_READ_WRITE) != 0:
+                return False
+        elif size < have and _mprotect(self.base + size, have - size, PROT_NONE) != 0:
+            return False
+        self._accessible_bytes = size
+        return True
+
+    def _get_memory(self, _env: int, out_size: int, out_capacity: int) -> int:
+        ctypes.c_size_t.from_address(out_size).value = self.size_bytes
+        ctypes.c_size_t.from_address(out_capacity).value = self._reserved_bytes
+        return self.base
+
+    def _grow_memory(self, _env: int, size: int) -> int:
+        if size > self.limit_bytes or size > self._reserved_bytes or not self._make_accessible(size):
+            self.refused = True
+            return capi.make_error(b"memory limit")
+        self.size_bytes = self.peak_bytes = size
+        return 0
+
+    def _finalize_memory(self, _env: int) -> None:
+        if self.size_bytes and _madvise(self.base, self.size_bytes, MADV_DONTNEED) != 0:
+            # Without this call the next guest would read this one's data: end the process rather than go on.
+            ctypes.CDLL(None).abort()
+        self.size_bytes = 0
+        self._in_use = False

@@ -1,0 +1,102 @@
+"""A guest's graphs and execution contexts: what stands behind the handles of wasi-nn, for one invocation.
+
+Inputs are copied into the tensor segment the moment they are set, since a guest may reuse its buffer right after.
+Outputs are copied out of it after each `compute`, so contexts can be interleaved. Handles count up from 0, graphs and
+contexts apart, and are never used again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wisp.sandbox.hostline import HostLine
+from wisp.wire.invocations import ModelLink
+from wisp.wire.tensors import TensorRef
+
+MAX_GRAPHS = 64
+MAX_CONTEXTS = 64
+ALIGNMENT = 64
+"""Of tensors in the segment, for the host's kernels."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Graph:
+    number: int
+    """Its place in the function's models, which is how the host knows it."""
+    model: ModelLink
+    unloaded: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    graph: Graph
+    inputs: dict[int, TensorRef] = field(default_factory=dict)
+    capacities: dict[int, int] = field(default_factory=dict)
+    """Bytes reserved in the segment for each input, so that setting it again needs no more room."""
+    outputs: list[bytes] | None = None
+
+
+class Graphs:
+    """`count`, `time_ns` and `tensor_bytes` are what the receipt says of inference."""
+
+    def __init__(self, line: HostLine | None) -> None:
+        self.line = line
+        self.graphs: dict[int, Graph] = {}
+        self.contexts: dict[int, Context] = {}
+        self.count = 0
+        self.time_ns = 0
+        self.tensor_bytes = 0
+        self._next_graph = 0
+        self._next_context = 0
+        self._input_bytes = 0
+        self._output_bytes = 0
+
+    def add_graph(self, number: int, model: ModelLink) -> int | None:
+        """The handle, or None when there are too many."""
+        if self._next_graph >= MAX_GRAPHS:
+            return None
+        handle = self._next_graph
+        self._next_graph += 1
+        self.graphs[handle] = Graph(number=number, model=model)
+        return handle
+
+    def add_context(self, graph: Graph) -> int | None:
+        if len(self.contexts) >= MAX_CONTEXTS:
+            return None
+        handle = self._next_context
+        self._next_context += 1
+        self.contexts[handle] = Context(graph=graph)
+        return handle
+
+    def drop_context(self, handle: int) -> bool:
+        context = self.contexts.pop(handle, None)
+        if context is None:
+            return False
+        self._output_bytes -= sum(map(len, context.outputs or ()))
+        return True
+
+    def reserve_input(self, context: Context, index: int, length: int) -> int | None:
+        """An offset in the segment for this input, or None when the inputs' half of it is full."""
+        if self.line is None:
+            return None
+        if index in context.inputs and context.capacities[index] >= length:
+            return context.inputs[index].offset
+        room = max(-(-length // ALIGNMENT), 1) * ALIGNMENT
+        offset = self._input_bytes
+        if offset + room > self.line.input_room:
+            return None
+        self._input_bytes = offset + room
+        context.capacities[index] = room
+        return offset
+
+    def keep_outputs(self, context: Context, line: HostLine, outputs: list[TensorRef]) -> bool:
+        """Copies them out of the segment. False when the guest's contexts together hold too much already."""
+        self._output_bytes -= sum(map(len, context.outputs or ()))
+        context.outputs = None
+        size = sum(output.length for output in outputs)
+        if self._output_bytes + size > line.input_room:
+            return False
+        self._output_bytes += size
+        view = line.segment.view
+        context.outputs = [view[one.offset : one.offset + one.length].tobytes() for one in outputs]
+        return True

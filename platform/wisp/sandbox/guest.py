@@ -1,0 +1,120 @@
+"""One request, from a fresh store to its ending. The store is closed on every path before anything is answered."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from wisp.sandbox import handler
+from wisp.sandbox.arena import Arena
+from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trapped
+from wisp.sandbox.graphs import Graphs
+from wisp.sandbox.handler import EMPTY
+from wisp.sandbox.hosting import Current, link
+from wisp.sandbox.hostline import HostLine
+from wisp.sandbox.invocation import Invocation
+from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
+from wisp.wire.invocations import FunctionLink
+from wisp.wire.outcome import Ending, Outcome, Receipt
+
+MAX_TABLE_ELEMENTS: Final = 20_000
+MAX_FUEL: Final = 2**63 - 1
+"""ctypes would let a larger number wrap."""
+
+
+class GuestRunner:
+    """Owns the engine, its one memory, its timer and its linker. Runs one guest at a time, on one thread."""
+
+    def __init__(self) -> None:
+        self.arena = Arena()
+        self.engine = Engine(self.arena.creator)
+        self.timer = DeadlineTimer(self.engine.pointer)
+        self.current = Current()
+        self.linker: Linker = link(self.engine, self.current)
+
+    def run(
+        self,
+        *,
+        number: int,
+        function: FunctionLink,
+        prepared: int,
+        deadline_ns: int,
+        head: bytes,
+        body: bytes | memoryview,
+        line: HostLine | None,
+        answer: memoryview,
+        probe: bool = False,
+    ) -> tuple[Ending, int]:
+        """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates and
+        initialises the module and looks at its exports, but handles nothing."""
+        graphs = Graphs(line)
+        call = Invocation(number=number, link=function, deadline_ns=deadline_ns, arena=self.arena, inferences=graphs)
+        result = EMPTY
+        trap: Trapped | None = None
+        fuel = min(function.fuel, MAX_FUEL)
+        used = ready_ns = guest_ns = 0
+        cpu_ns = time.thread_time_ns()
+        self.arena.begin(function.memory_bytes)
+        store = Store(self.engine.pointer, table_elements=MAX_TABLE_ELEMENTS, fuel=fuel, epoch_ticks=EPOCH_TICKS)
+        self.current.invocation = call
+        try:
+            self.timer.arm(deadline_ns)
+            try:
+                store.instantiate(prepared)
+                ready_ns = time.monotonic_ns()
+                if probe:
+                    handler.check_exports(store)
+                    handler.initialize(store)
+                else:
+                    result = handler.handle(store, call, head, body, answer)
+            except Trapped as caught:
+                trap = caught
+            except EngineError as refused:
+                trap = Trapped(None, str(refused))
+            finally:
+                self.timer.disarm()
+                guest_ns = time.monotonic_ns() - ready_ns if ready_ns else 0
+                used = fuel - store.fuel_left()
+        finally:
+            self.current.invocation = None
+            store.close()
+        total_ns = time.monotonic_ns() - call.started_ns
+        outcome, detail = classify(call, trap)
+        receipt = Receipt(
+            fuel=used,
+            memory_peak_bytes=self.arena.peak_bytes,
+            cpu_ns=time.thread_time_ns() - cpu_ns,
+            store_ns=total_ns - guest_ns,
+            guest_ns=guest_ns,
+            nn_ns=graphs.time_ns,
+            host_calls=call.host_calls,
+            inferences=graphs.count,
+            tensor_bytes=graphs.tensor_bytes,
+        )
+        if outcome is not Outcome.OK:
+            result = EMPTY
+        ending = Ending(outcome=outcome, receipt=receipt, response=result.inline, logs=call.logs.take(), detail=detail)
+        return ending, result.segment_bytes
+
+    def close(self) -> None:
+        self.timer.close()
+        self.linker.close()
+        self.engine.close()
+
+
+def classify(call: Invocation, trap: Trapped | None) -> tuple[Outcome, str]:
+    """What to call the ending, and a line for the tenant's log. What the platform decided comes before what the engine
+    saw, and both before what the guest's own trap suggests."""
+    if call.stopped is not None:
+        return call.stopped, call.detail
+    if trap is None:
+        return Outcome.OK, ""
+    if trap.code == TrapCode.OUT_OF_FUEL:
+        return Outcome.FUEL_EXHAUSTED, f"the fuel limit of {call.link.fuel} was reached"
+    if trap.code == TrapCode.INTERRUPT:
+        return Outcome.DEADLINE_EXCEEDED, "the deadline passed while the guest ran"
+    first_line = trap.message.partition("\\n")[0]
+    if call.arena.refused:
+        limit = call.link.memory_bytes
+        return Outcome.MEMORY_EXCEEDED, f"the memory limit of {limit} bytes was reached, then: {first_line}"
+    return Outcome.GUEST_TRAP, trap.message

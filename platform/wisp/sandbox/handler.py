@@ -1,0 +1,99 @@
+"""The `handler` ABI: `wisp_alloc` for room, the exchange request copied in, `wisp_handle`, the response copied out.
+
+One copy each way: the request's head and body go straight from their frame or segment into guest memory, a large
+response straight from guest memory into the answer segment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Final
+
+from wisp.sandbox import memory
+from wisp.sandbox.capi import EXTERN_FUNC, EXTERN_MEMORY, RAW_BYTES, Export, Store
+from wisp.sandbox.invocation import Invocation
+from wisp.wire.exchange import MAX_HEADER_BYTES, MAX_HEADERS
+from wisp.wire.invocations import INLINE_BYTES
+from wisp.wire.outcome import Outcome
+
+ENVELOPE_BYTES: Final = 12 + 8 * MAX_HEADERS + MAX_HEADER_BYTES
+"""What a response message may take beside its body."""
+
+_values = (ctypes.c_char * (2 * RAW_BYTES))()
+_values_at = ctypes.addressof(_values)
+_first = ctypes.c_uint64.from_address(_values_at)
+_second = ctypes.c_uint64.from_address(_values_at + RAW_BYTES)
+_memmove = ctypes.memmove
+
+
+class Answer:
+    """A response message: `inline`, or the first `segment_bytes` of the answer segment."""
+
+    __slots__ = ("inline", "segment_bytes")
+
+    def __init__(self, *, inline: bytes, segment_bytes: int) -> None:
+        self.inline = inline
+        self.segment_bytes = segment_bytes
+
+
+EMPTY = Answer(inline=b"", segment_bytes=0)
+
+
+def required(store: Store, name: bytes, kind: int) -> Export:
+    """An export that admission has seen; its absence here is the platform's fault, not the guest's."""
+    export = store.export(name)
+    if export is None or export.kind != kind:
+        raise LookupError(f"the module has no export {name.decode()} of the right kind")
+    return export
+
+
+def initialize(store: Store) -> None:
+    """What a reactor runs once before anything else. Raises `Trapped`."""
+    start = store.export(b"_initialize")
+    if start is not None and start.kind == EXTERN_FUNC:
+        store.call(start, _values_at, 0)
+
+
+def check_exports(store: Store) -> None:
+    required(store, b"memory", EXTERN_MEMORY)
+    required(store, b"wisp_alloc", EXTERN_FUNC)
+    required(store, b"wisp_handle", EXTERN_FUNC)
+
+
+def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview, answer: memoryview) -> Answer:
+    """Raises `Trapped`. A response that leaves memory or its limit stops the invocation instead of being returned."""
+    initialize(store)
+    alloc = required(store, b"wisp_alloc", EXTERN_FUNC)
+    entry = required(store, b"wisp_handle", EXTERN_FUNC)
+    length = len(head) + len(body)
+    _first.value = length
+    store.call(alloc, _values_at, 1)
+    pointer = _first.value & 0xFFFFFFFF
+    try:
+        address = memory.check(call.arena, pointer, length)
+    except memory.BadPointer:
+        call.stop(
+            Outcome.INVALID_GUEST_RESPONSE, f"wisp_alloc({length}) returned {pointer}, which does not lie in memory"
+        )
+        return EMPTY
+    _memmove(address, head, len(head))
+    if body:
+        source = body if isinstance(body, bytes) else (ctypes.c_char * len(body)).from_buffer(body)
+        _memmove(address + len(head), source, len(body))
+    _first.value = pointer
+    _second.value = length
+    store.call(entry, _values_at, 2)
+    length, pointer = struct.unpack("<II", struct.pack("<Q", _first.value))
+    if length > call.link.response_bytes + ENVELOPE_BYTES:
+        call.stop(Outcome.RESPONSE_TOO_LARGE, f"a response of {length} bytes, {call.link.response_bytes} are allowed")
+        return EMPTY
+    try:
+        view = memory.view(call.arena, pointer, length)
+    except memory.BadPointer:
+        call.stop(Outcome.INVALID_GUEST_RESPONSE, f"a response of {length} bytes at {pointer} does not lie in memory")
+        return EMPTY
+    if length > INLINE_BYTES:
+        answer[:length] = view
+        return Answer(inline=b"", segment_bytes=length)
+    return Answer(inline=view.tobytes(), segment_bytes=0)

@@ -1,0 +1,167 @@
+"""The sandbox process: reads frames from the router, runs one guest at a time, answers.
+
+It holds no key, no Redis and no path; its environment and working directory are empty. A frame that it cannot
+understand ends it, since the router is the only one who writes to it. Run as `python -I -m wisp.sandbox.main`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from wisp.errors import InvalidFrame
+from wisp.sandbox.capi import EngineError
+from wisp.sandbox.guest import GuestRunner
+from wisp.sandbox.hostline import HostLine
+from wisp.sandbox.modules import LinkedModules
+from wisp.wire.channel import Channel, Frame
+from wisp.wire.confinement import enter
+from wisp.wire.invocations import (
+    FAILED_HEAD,
+    HANDLE,
+    INLINE_BYTES,
+    INVOKE_HEAD,
+    MAX_DETAIL_BYTES,
+    FunctionLink,
+    Kind,
+    encode_result,
+)
+from wisp.wire.outcome import Ending
+from wisp.wire.segments import Segment
+
+PROBE_NUMBER = 0
+
+
+class Sandbox:
+    """Owns everything of the process but its channel."""
+
+    def __init__(self, channel: Channel, answer: Segment) -> None:
+        self.channel = channel
+        self.answer = answer
+        self.runner = GuestRunner()
+        self.modules = LinkedModules(self.runner.engine, self.runner.linker)
+        self.line: HostLine | None = None
+
+    def serve(self) -> None:
+        """Until the router closes its end."""
+        while True:
+            frame = self.channel.receive()
+            if frame is None:
+                return
+            self.take(frame)
+
+    def take(self, frame: Frame) -> None:
+        if frame.kind == Kind.INVOKE:
+            self.invoke(frame)
+        elif frame.kind == Kind.MODULE:
+            self.add_module(frame)
+        elif frame.kind == Kind.LINK:
+            self.modules.link(FunctionLink.decode(frame.payload))
+        elif frame.kind == Kind.UNLINK:
+            self.modules.unlink(HANDLE.unpack(frame.payload)[0])
+        elif frame.kind == Kind.UNLOAD:
+            self.modules.drop(frame.payload.decode())
+        elif frame.kind == Kind.ATTACH:
+            self.attach(frame)
+        elif frame.kind == Kind.PROBE:
+            self.probe(frame)
+        else:
+            raise InvalidFrame(f"frame kind {frame.kind}")
+
+    def add_module(self, frame: Frame) -> None:
+        digest = frame.payload.decode()
+        (fd,) = frame.fds
+        try:
+            self.modules.add(digest, fd)
+        except (EngineError, InvalidFrame) as error:
+            self.modules.note_failure(digest, str(error))
+
+    def attach(self, frame: Frame) -> None:
+        if self.line is not None:
+            self.line.close()
+        socket_fd, segment_fd = frame.fds
+        self.line = HostLine(Channel.from_fd(socket_fd), Segment(segment_fd))
+
+    def invoke(self, frame: Frame) -> None:
+        number, handle, head_bytes, body_bytes, deadline_ns = INVOKE_HEAD.unpack_from(frame.payload)
+        start = INVOKE_HEAD.size
+        head = frame.payload[start : start + head_bytes]
+        try:
+            function, prepared = self.modules.function(handle)
+        except InvalidFrame as error:
+            frame.close_fds()
+            self.fail(number, str(error))
+            return
+        if frame.fds:
+            with Segment(frame.fds[0], writable=False) as body:
+                self.run(number, function, prepared, deadline_ns, head, body.view[:body_bytes])
+        else:
+            self.run(number, function, prepared, deadline_ns, head, frame.payload[start + head_bytes :])
+
+    def probe(self, frame: Frame) -> None:
+        handle, deadline_ns = INVOKE_HEAD.unpack(frame.payload)[1::3]
+        try:
+            function, prepared = self.modules.function(handle)
+            self.run(PROBE_NUMBER, function, prepared, deadline_ns, b"", b"", probe=True)
+        except (InvalidFrame, LookupError) as error:
+            self.fail(PROBE_NUMBER, str(error))
+
+    def run(
+        self,
+        number: int,
+        function: FunctionLink,
+        prepared: int,
+        deadline_ns: int,
+        head: bytes,
+        body: bytes | memoryview,
+        *,
+        probe: bool = False,
+    ) -> None:
+        ending, in_segment = self.runner.run(
+            number=number,
+            function=function,
+            prepared=prepared,
+            deadline_ns=deadline_ns,
+            head=head,
+            body=body,
+            line=self.line,
+            answer=self.answer.view,
+            probe=probe,
+        )
+        self.send_result(number, ending, in_segment)
+
+    def send_result(self, number: int, ending: Ending, in_segment: int) -> None:
+        if in_segment == 0 and len(ending.response) + len(ending.logs) > INLINE_BYTES:
+            in_segment = len(ending.response)
+            self.answer.view[:in_segment] = ending.response
+            use_segment = True
+        else:
+            use_segment = in_segment > 0
+        if use_segment:
+            self.answer.view[in_segment : in_segment + len(ending.logs)] = ending.logs
+        self.channel.send(Kind.RESULT, encode_result(number, ending, in_segment if use_segment else None))
+
+    def fail(self, number: int, reason: str) -> None:
+        self.channel.send(Kind.FAILED, FAILED_HEAD.pack(number) + reason.encode()[:MAX_DETAIL_BYTES])
+
+    def close(self) -> None:
+        if self.line is not None:
+            self.line.close()
+        self.modules.close()
+        self.runner.close()
+
+
+def main() -> None:
+    channel, options = enter()
+    sandbox = Sandbox(channel, Segment(options["answer_fd"]))
+    channel.send(Kind.READY, b"{}")
+    # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
+    gc.collect()
+    gc.freeze()
+    sandbox.serve()
+    # No close: the process ends here, and the kernel frees faster than a tidy engine would.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
