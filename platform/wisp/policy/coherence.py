@@ -1,0 +1,88 @@
+"""What takes two keys to see: repeated names, keys that do not go together, defaults above limits.
+
+Judged on plain values, before and beside the schema, so that one upload shows all its faults. Whatever has the wrong
+shape is passed over here: the schema has said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wisp.policy.document import Path, Value
+from wisp.policy.quantity import parse_amount, parse_time_ns
+
+Finding = tuple[Path, str]
+
+
+def policy_findings(value: Value) -> Iterator[Finding]:
+    yield from _repeated(value, "models", "name")
+    yield from _repeated(value, "files", "mount")
+    yield from _repeated(value, "secrets")
+    yield from _repeated(value, "allowed_outbound_hosts")
+    for index, mount in enumerate(_items(value, "files")):
+        yield from _mount(mount, ("files", index))
+    if _get(value, "abi") == "handler" and _get(value, "entrypoint") is not None:
+        yield ("entrypoint",), "only abi: command has an entrypoint; a handler's is wisp_handle"
+    environment = _get(value, "environment")
+    for index, secret in enumerate(_items(value, "secrets")):
+        if isinstance(environment, dict) and isinstance(secret, str) and secret in environment:
+            yield ("secrets", index), "environment sets this name already"
+
+
+def ceiling_findings(value: Value) -> Iterator[Finding]:
+    yield from _repeated(value, "allowed_outbound_hosts")
+    yield from _repeated(value, "blocked_networks")
+
+
+def class_findings(value: Value) -> Iterator[Finding]:
+    limits, defaults = _get(value, "limits"), _get(value, "defaults")
+    if not isinstance(limits, dict) or not isinstance(defaults, dict):
+        return
+    for key, default in defaults.items():
+        most, asked = _quantity(limits.get(key)), _quantity(default)
+        if most is not None and asked is not None and asked > most:
+            yield ("defaults", key), f"expected at most this class's limits.{key}, which is {limits[key]}"
+
+
+def _mount(mount: Value, path: Path) -> Iterator[Finding]:
+    source = _get(mount, "from")
+    if source not in ("bundle", "host", "scratch", "log"):
+        return
+    if source == "host" and _get(mount, "path") is None:
+        yield path, "from: host needs a path, the operator's directory"
+    for key, sources in (("path", ("host",)), ("quota", ("scratch",)), ("allow", ("bundle", "host"))):
+        if source not in sources and _get(mount, key) is not None:
+            yield (*path, key), f"this key goes with from: {' or '.join(sources)} only"
+
+
+def _repeated(value: Value, key: str, name: str | None = None) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, item in enumerate(_items(value, key)):
+        text = item if name is None else _get(item, name)
+        if not isinstance(text, str):
+            continue
+        if text in seen:
+            yield (key, index) if name is None else (key, index, name), "this stands in the list already"
+        seen.add(text)
+
+
+def _items(value: Value, key: str) -> tuple[Value, ...]:
+    items = _get(value, key)
+    return items if isinstance(items, tuple) else ()
+
+
+def _get(value: Value | None, key: str) -> Value | None:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _quantity(value: Value | None) -> int | None:
+    if type(value) is int:
+        return value
+    if not isinstance(value, str):
+        return None
+    for parse in (parse_amount, parse_time_ns):
+        try:
+            return parse(value)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,61 @@
+"""What the vocabulary can say and this release does not do yet.
+
+Such a policy is refused when it is uploaded, with its line, instead of being granted in word only. To offer one of
+these is to delete its entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wisp.errors import Fault
+from wisp.policy.choices import Abi, Target
+
+if TYPE_CHECKING:
+    from wisp.policy.document import Path
+    from wisp.policy.schema import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unoffered:
+    """`what`, and where in a policy it is asked for."""
+
+    what: str
+    asked_at: Callable[[Policy], Iterator[Path]]
+
+
+def _if(asked: Callable[[Policy], object], *path: str) -> Callable[[Policy], Iterator[Path]]:
+    def asked_at(policy: Policy) -> Iterator[Path]:
+        if asked(policy):
+            yield path
+
+    return asked_at
+
+
+def _gpu_entries(policy: Policy) -> Iterator[Path]:
+    for index, entry in enumerate(policy.models):
+        if entry.target is Target.GPU:
+            yield "models", index, "target"
+
+
+NOT_YET_OFFERED: tuple[Unoffered, ...] = (
+    Unoffered(what="abi: command", asked_at=_if(lambda policy: policy.abi is Abi.COMMAND, "abi")),
+    Unoffered(what="file mounts", asked_at=_if(lambda policy: policy.files, "files")),
+    Unoffered(what="secrets", asked_at=_if(lambda policy: policy.secrets, "secrets")),
+    Unoffered(
+        what="outbound requests", asked_at=_if(lambda policy: policy.allowed_outbound_hosts, "allowed_outbound_hosts")
+    ),
+    Unoffered(what="inline models", asked_at=_if(lambda policy: policy.inline_models, "inline_models")),
+    Unoffered(what="target: gpu", asked_at=_gpu_entries),
+)
+
+
+def unavailable(policy: Policy) -> tuple[Fault, ...]:
+    """What `policy` asks for and this release cannot give; the caller refuses the upload with InvalidPolicy."""
+    return tuple(
+        policy.positions.fault(path, f"this release does not offer {unoffered.what} yet")
+        for unoffered in NOT_YET_OFFERED
+        for path in unoffered.asked_at(policy)
+    )

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from wisp.policy.offer import NOT_YET_OFFERED, Unoffered, unavailable
+from wisp.policy.parse import parse_policy
+
+ASKED = {
+    "abi: command": (b"abi: command\n", "abi", 2, 6),
+    "file mounts": (b"abi: handler\nfiles: [{mount: /a, from: log}]\n", "files", 3, 8),
+    "secrets": (b"abi: handler\nsecrets: [S]\n", "secrets", 3, 10),
+    "outbound requests": (
+        b"abi: handler\nallowed_outbound_hosts: ['https://a.org']\n",
+        "allowed_outbound_hosts",
+        3,
+        25,
+    ),
+    "inline models": (b"abi: handler\ninline_models: true\n", "inline_models", 3, 16),
+    "target: gpu": (
+        b"abi: handler\nmodels: [{name: a, model: m}, {name: b, model: m, target: gpu}]\n",
+        "models[1].target",
+        3,
+        59,
+    ),
+}
+
+
+@pytest.mark.parametrize("unoffered", NOT_YET_OFFERED, ids=lambda unoffered: unoffered.what)
+def test_what_is_not_offered_is_refused_with_its_line(unoffered: Unoffered) -> None:
+    text, field, line, column = ASKED[unoffered.what]
+    faults = unavailable(parse_policy(b"wisp: 1\n" + text))
+    assert [(fault.field, fault.line, fault.column) for fault in faults] == [(field, line, column)]
+    assert unoffered.what in faults[0].message
+
+
+def test_the_rest_is_offered() -> None:
+    policy = parse_policy(
+        b"wisp: 1\nabi: handler\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: false\n"
+        b"environment: {A: b}\nclock: real\nrandom: frozen\non_violation: errno\naccess: public\nfiles: []\n"
+        b"concurrency: {max_inflight: 1}\nsecrets: []\nallowed_outbound_hosts: []\n"
+    )
+    assert unavailable(policy) == ()
