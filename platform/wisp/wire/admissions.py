@@ -1,7 +1,7 @@
 """The frames to and from the short-lived child that judges one uploaded model.
 
     router → child   JUDGE    JSON `Terms` + 1 read-only descriptor (file or frozen segment) with the model
-    child → router   VERDICT  JSON {ok: true, inputs, outputs} or {ok: false, reason}
+    child → router   VERDICT  JSON {ok: true, inputs, outputs, memory_bytes} or {ok: false, reason}
 
 Each input and output is {name, dtype (`ElementType`), shape (-1 where the model leaves a dimension open)}. The child
 has parsed a stranger's file in native code by the time it answers, so `decode_verdict` takes it for hostile.
@@ -29,9 +29,14 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a model may be at most. `max_nodes` counts those of subgraphs and functions too."""
+    """What a model may be at most.
+
+    `max_bytes` bounds the file, `max_memory_bytes` what an open session keeps beyond an empty one's (a small file can
+    hold constants that take a gigabyte once they are computed); `max_nodes` counts those of subgraphs and functions.
+    """
 
     max_bytes: int
+    max_memory_bytes: int = 512 << 20
     max_nodes: int = 100_000
 
     def encode(self) -> bytes:
@@ -45,10 +50,15 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a model takes and gives, in the session's order. An output of unknown rank has the shape ()."""
+    """What a model takes and gives, in the session's order. An output of unknown rank has the shape ().
+
+    `memory_bytes` is what opening it took, the 9 MB that a process's first session costs included: what a host that
+    loads it should count with.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +87,12 @@ def decode_verdict(payload: bytes) -> ModelFacts | Refusal:
         if fields.keys() != {"ok", "reason"} or not isinstance(reason, str) or not _is_plain(reason, MAX_REASON_CHARS):
             raise InvalidFrame("a refusal without a plain reason")
         return Refusal(reason=reason)
-    if fields.keys() != {"ok", "inputs", "outputs"}:
+    if fields.keys() != {"ok", "inputs", "outputs", "memory_bytes"}:
         raise InvalidFrame("a verdict with the wrong fields")
-    return ModelFacts(inputs=_specs(fields["inputs"]), outputs=_specs(fields["outputs"]))
+    memory_bytes = fields["memory_bytes"]
+    if type(memory_bytes) is not int or not 0 <= memory_bytes < 2**63:
+        raise InvalidFrame("a verdict without a size in memory")
+    return ModelFacts(inputs=_specs(fields["inputs"]), outputs=_specs(fields["outputs"]), memory_bytes=memory_bytes)
 
 
 def _specs(entries: Any) -> tuple[TensorSpec, ...]:

@@ -8,9 +8,9 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                        LINK    JSON `FunctionLink`
                        UNLINK  handle u32
                        ATTACH  JSON {} + socket + tensor segment: the way to the inference host
-                       PROBE   `INVOKE_HEAD` (number 0, no message): instantiate and initialise, answered as INVOKE is
+                       PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with the body)
-    sandbox → router   READY   JSON {}
+    sandbox → router   READY   JSON {fingerprint}: what compiled code must have been made for
                        RESULT  `RESULT_HEAD`, detail, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
 """

@@ -1,0 +1,73 @@
+"""The child that judges one uploaded model: `python -I -m wisp.inference.admission <confinement>`.
+
+It parses a stranger's file in native code and opens a session on it, which cannot be cancelled: the limits that it was
+started with, and its parent's patience, end it. It answers once and exits. Options: `arena_bytes`, `folding_bytes`, as
+for the host that will run the model.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from wisp.errors import InvalidModel
+from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, encode_verdict
+from wisp.wire.channel import MAX_FRAME_BYTES
+from wisp.wire.confinement import enter
+
+ARENA_BYTES = 256 << 20
+
+
+def judge(fd: int, terms: Terms, options: dict[str, int]) -> ModelFacts:
+    """Raises `InvalidModel`. The descriptor stays open."""
+    size_bytes = os.fstat(fd).st_size
+    if size_bytes > terms.max_bytes:
+        raise InvalidModel(f"the file has {size_bytes} bytes, at most {terms.max_bytes} are allowed")
+    from wisp.inference.inspection import inspect
+
+    inspect(os.pread(fd, size_bytes, 0), terms)
+    from wisp.inference.sessions import FOLDING_BYTES, Sessions
+
+    sessions = Sessions(
+        arena_bytes=options.get("arena_bytes", ARENA_BYTES), folding_bytes=options.get("folding_bytes", FOLDING_BYTES)
+    )
+    before_bytes = resident_bytes()
+    model = sessions.open("", fd)
+    memory_bytes = max(0, resident_bytes() - before_bytes)
+    if memory_bytes > terms.max_memory_bytes:
+        raise InvalidModel(
+            f"the model takes {memory_bytes} bytes of memory once it is open; "
+            f"at most {terms.max_memory_bytes} are allowed"
+        )
+    return ModelFacts(inputs=model.inputs, outputs=model.outputs, memory_bytes=memory_bytes)
+
+
+def resident_bytes() -> int:
+    """See proc(5), /proc/pid/statm: the second field, in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def main() -> int:
+    channel, options = enter()
+    frame = channel.receive()
+    if frame is None:
+        return 0
+    verdict: ModelFacts | Refusal
+    try:
+        (fd,) = frame.fds
+        verdict = judge(fd, Terms.decode(frame.payload), options)
+    except InvalidModel as error:
+        verdict = Refusal(reason=error.message)
+    except MemoryError:
+        verdict = Refusal(reason="the model needs more memory than admission allows")
+    payload = encode_verdict(verdict)
+    if len(payload) >= MAX_FRAME_BYTES:
+        payload = encode_verdict(Refusal(reason="the names of the model's inputs and outputs are too long together"))
+    channel.send(Kind.VERDICT, payload)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

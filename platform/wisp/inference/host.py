@@ -1,0 +1,34 @@
+"""The inference host process: `python -I -m wisp.inference.host <confinement>`.
+
+Options: `threads` that infer (2), `arena_bytes` that all running inferences share, `folding_bytes` for one constant
+computed while a model is opened. Ends with its channel, or with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from wisp.wire.confinement import enter
+
+THREADS = 2
+
+
+def main() -> int:
+    channel, options = enter()
+    # Only now: onnxruntime starts as confined as it will run.
+    from wisp.inference.loop import Host
+    from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
+
+    sessions = Sessions(
+        arena_bytes=options.get("arena_bytes", ARENA_BYTES), folding_bytes=options.get("folding_bytes", FOLDING_BYTES)
+    )
+    if not Host(channel, sessions, threads=options.get("threads", THREADS)).serve():
+        # A thread is inside a native call that nothing can end, and the interpreter would not survive it.
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

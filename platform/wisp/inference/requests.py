@@ -1,0 +1,43 @@
+"""What a sandbox asks for, read from a frame that may be anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wisp.errors import InvalidFrame
+from wisp.wire.channel import Frame
+from wisp.wire.inferences import COMPUTE_HEAD, Kind
+from wisp.wire.tensors import HEAD, TensorRef, unpack_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One inference. `inputs` and the room for outputs lie inside the segment; nothing else is checked yet."""
+
+    invocation: int
+    sequence: int
+    model: int
+    inputs: list[TensorRef]
+    room_offset: int
+    room_bytes: int
+
+    @classmethod
+    def decode(cls, frame: Frame, segment_bytes: int) -> Request:
+        """Raises `InvalidFrame` for what no honest sandbox sends, and closes the descriptors that came with it."""
+        if frame.kind != Kind.COMPUTE or frame.fds or len(frame.payload) < COMPUTE_HEAD.size:
+            frame.close_fds()
+            raise InvalidFrame(f"a frame of kind {frame.kind} that is no inference")
+        invocation, sequence, model, count, room_offset, room_bytes = COMPUTE_HEAD.unpack_from(frame.payload)
+        inputs = unpack_tensors(frame.payload, COMPUTE_HEAD.size, count, segment_bytes)
+        if COMPUTE_HEAD.size + sum(HEAD.size + 4 * len(ref.dims) for ref in inputs) != len(frame.payload):
+            raise InvalidFrame("an inference with something behind it")
+        if room_offset + room_bytes > segment_bytes:
+            raise InvalidFrame("an inference whose room does not lie inside its segment")
+        return cls(
+            invocation=invocation,
+            sequence=sequence,
+            model=model,
+            inputs=inputs,
+            room_offset=room_offset,
+            room_bytes=room_bytes,
+        )

@@ -1,0 +1,94 @@
+"""One inference, as a worker thread does it: inputs copied out of the segment, the session run, outputs copied back.
+
+Inputs are copied before the run because the sandbox shares the segment and may write to it at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from wisp.inference.sessions import LoadedModel
+from wisp.wire.admissions import MAX_DIM
+from wisp.wire.inferences import Status
+from wisp.wire.tensors import BY_NUMPY_NAME, MAX_RANK, MAX_TENSORS, NUMPY_NAMES, TensorRef
+
+ALIGNMENT_BYTES = 64
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How a run ended. `nn_ns` is the wall time of the session's run alone."""
+
+    status: Status
+    outputs: tuple[Array, ...] = ()
+    nn_ns: int = 0
+
+
+def accepts(model: LoadedModel, inputs: list[TensorRef]) -> bool:
+    """Whether these are exactly the model's inputs: each index once, of its type and shape."""
+    specs = model.inputs
+    return sorted(ref.index for ref in inputs) == list(range(len(specs))) and all(
+        specs[ref.index].accepts(ref.dtype, ref.dims) for ref in inputs
+    )
+
+
+def run(model: LoadedModel, inputs: list[TensorRef], segment: memoryview, options: onnxruntime.RunOptions) -> Run:
+    """`inputs` must lie inside the segment and have been accepted. Never raises for what a model or a guest does."""
+    try:
+        feed = {model.inputs[ref.index].name: _copy_in(ref, segment) for ref in inputs}
+    except (ValueError, MemoryError):  # an empty tensor whose other dimensions numpy cannot hold
+        return Run(status=Status.INVALID_ARGUMENT)
+    began_ns = time.monotonic_ns()
+    try:
+        results = model.session.run(None, feed, options)
+    except Exception:  # noqa: BLE001 - the boundary to native code: a terminated run and a failed one raise alike
+        return Run(status=Status.RUNTIME, nn_ns=time.monotonic_ns() - began_ns)
+    nn_ns = time.monotonic_ns() - began_ns
+    if len(results) > MAX_TENSORS or not all(_is_plain(result) for result in results):
+        return Run(status=Status.RUNTIME, nn_ns=nn_ns)
+    return Run(status=Status.OK, outputs=tuple(results), nn_ns=nn_ns)
+
+
+def place(outputs: tuple[Array, ...], room_offset: int, room_bytes: int) -> list[TensorRef] | None:
+    """Where each output goes, every one aligned for any element type; None if the room does not hold them."""
+    refs = []
+    at = room_offset
+    for index, output in enumerate(outputs):
+        at = (at + ALIGNMENT_BYTES - 1) & -ALIGNMENT_BYTES
+        if at + output.nbytes > room_offset + room_bytes:
+            return None
+        dtype = BY_NUMPY_NAME[output.dtype.name]
+        refs.append(TensorRef(index=index, dtype=dtype, dims=output.shape, offset=at, length=output.nbytes))
+        at += output.nbytes
+    return refs
+
+
+def copy_out(outputs: tuple[Array, ...], refs: list[TensorRef], segment: memoryview) -> None:
+    for output, ref in zip(outputs, refs, strict=True):
+        if ref.length:
+            np.copyto(np.ndarray(ref.dims, output.dtype, segment, ref.offset), output)
+
+
+def _copy_in(ref: TensorRef, segment: memoryview) -> Array:
+    dtype = np.dtype(NUMPY_NAMES[ref.dtype])
+    if not ref.length:
+        return np.empty(ref.dims, dtype)
+    view: Array = np.ndarray(ref.dims, dtype, segment, ref.offset)
+    return view.copy()
+
+
+def _is_plain(result: object) -> bool:
+    """A dense tensor of a type and shape that the wire can name; sequences, maps, strings and the like are not."""
+    return (
+        isinstance(result, np.ndarray)
+        and result.dtype.name in BY_NUMPY_NAME
+        and result.ndim <= MAX_RANK
+        and all(dim <= MAX_DIM for dim in result.shape)
+    )
