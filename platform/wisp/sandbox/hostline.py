@@ -15,7 +15,7 @@ from wisp.wire.inferences import COMPUTE_HEAD, DONE_HEAD, Kind, Status
 from wisp.wire.segments import Segment
 from wisp.wire.tensors import TensorRef, pack_tensors, unpack_tensors
 
-GRACE_NS = 20_000_000
+GRACE_NS = 50_000_000
 """How long past the deadline the host may take to say that it stopped."""
 
 

@@ -7,10 +7,11 @@ understand ends it, since the router is the only one who writes to it. Run as `p
 from __future__ import annotations
 
 import gc
+import json
 import os
 
 from wisp.errors import InvalidFrame
-from wisp.sandbox.capi import EngineError
+from wisp.sandbox.capi import EngineError, configuration_fingerprint
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.modules import LinkedModules
@@ -28,8 +29,6 @@ from wisp.wire.invocations import (
 )
 from wisp.wire.outcome import Ending
 from wisp.wire.segments import Segment
-
-PROBE_NUMBER = 0
 
 
 class Sandbox:
@@ -51,7 +50,7 @@ class Sandbox:
             self.take(frame)
 
     def take(self, frame: Frame) -> None:
-        if frame.kind == Kind.INVOKE:
+        if frame.kind in (Kind.INVOKE, Kind.PROBE):
             self.invoke(frame)
         elif frame.kind == Kind.MODULE:
             self.add_module(frame)
@@ -63,8 +62,6 @@ class Sandbox:
             self.modules.drop(frame.payload.decode())
         elif frame.kind == Kind.ATTACH:
             self.attach(frame)
-        elif frame.kind == Kind.PROBE:
-            self.probe(frame)
         else:
             raise InvalidFrame(f"frame kind {frame.kind}")
 
@@ -92,19 +89,16 @@ class Sandbox:
             frame.close_fds()
             self.fail(number, str(error))
             return
-        if frame.fds:
-            with Segment(frame.fds[0], writable=False) as body:
-                self.run(number, function, prepared, deadline_ns, head, body.view[:body_bytes])
-        else:
-            self.run(number, function, prepared, deadline_ns, head, frame.payload[start + head_bytes :])
-
-    def probe(self, frame: Frame) -> None:
-        handle, deadline_ns = INVOKE_HEAD.unpack(frame.payload)[1::3]
+        probe = frame.kind == Kind.PROBE
         try:
-            function, prepared = self.modules.function(handle)
-            self.run(PROBE_NUMBER, function, prepared, deadline_ns, b"", b"", probe=True)
-        except (InvalidFrame, LookupError) as error:
-            self.fail(PROBE_NUMBER, str(error))
+            if frame.fds:
+                with Segment(frame.fds[0], writable=False) as body:
+                    self.run(number, function, prepared, deadline_ns, head, body.view[:body_bytes], probe=probe)
+            else:
+                body_inline = frame.payload[start + head_bytes :]
+                self.run(number, function, prepared, deadline_ns, head, body_inline, probe=probe)
+        except LookupError as error:
+            self.fail(number, str(error))
 
     def run(
         self,
@@ -115,7 +109,7 @@ class Sandbox:
         head: bytes,
         body: bytes | memoryview,
         *,
-        probe: bool = False,
+        probe: bool,
     ) -> None:
         ending, in_segment = self.runner.run(
             number=number,
@@ -154,7 +148,7 @@ class Sandbox:
 def main() -> None:
     channel, options = enter()
     sandbox = Sandbox(channel, Segment(options["answer_fd"]))
-    channel.send(Kind.READY, b"{}")
+    channel.send(Kind.READY, json.dumps({"fingerprint": configuration_fingerprint()}).encode())
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()
     gc.freeze()

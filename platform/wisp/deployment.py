@@ -1,0 +1,297 @@
+"""How an upload becomes an active version.
+
+    policy    parsed, every fault with its line; what this release does not offer and what the ceiling does not allow
+              is refused; models are pinned by digest
+    module    a limited child reads its sections; `policy.admission` judges the facts; the child compiles it
+    trial     a sandbox instantiates it once
+    record    blobs first, then the version, numbered and activated in one step; the next request sees it
+
+Whatever fails leaves nothing but unreferenced blobs, which the registry collects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from wisp.code import CodeStore, compile_limits
+from wisp.errors import Fault, InvalidModule, InvalidPolicy, NotFound, StorageQuota
+from wisp.names import Digest, FunctionName, ModelName, TenantName
+from wisp.plans import make_links
+from wisp.policy.admission import admit
+from wisp.policy.ceilings import Ceilings
+from wisp.policy.facts import ModuleFacts
+from wisp.policy.grants import Grants
+from wisp.policy.narrowing import narrow, refuse_excess
+from wisp.policy.offer import unavailable
+from wisp.policy.parse import parse_policy
+from wisp.policy.quantity import print_size
+from wisp.policy.schema import Policy
+from wisp.registry.blobs import Blobs
+from wisp.registry.records import BundleFile, Draft, Model, ModelPin, Tenant, Version
+from wisp.registry.registry import Registry
+from wisp.registry.snapshot import Snapshot
+from wisp.scheduling.admissions import Admissions
+from wisp.scheduling.sandboxes import Job, Sandboxes
+from wisp.wire.admissions import Terms
+from wisp.wire.outcome import Outcome
+
+TRIAL_QUEUE = 64
+TRIAL_QUEUE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """`created` is False where the same content was there already."""
+
+    version: Version
+    created: bool
+    active: bool
+    grants: Grants
+    warnings: tuple[str, ...]
+
+
+class Deployer:
+    """`ceilings` is replaced by the node when the operator changes the policies."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        snapshot: Snapshot,
+        blobs: Blobs,
+        code: CodeStore,
+        admissions: Admissions,
+        sandboxes: Sandboxes,
+        ceilings: Ceilings,
+    ) -> None:
+        self.ceilings = ceilings
+        self._registry = registry
+        self._snapshot = snapshot
+        self._blobs = blobs
+        self._code = code
+        self._admissions = admissions
+        self._sandboxes = sandboxes
+
+    async def deploy(
+        self,
+        *,
+        tenant: TenantName,
+        function: FunctionName,
+        module: Path,
+        policy: bytes,
+        bundle: tuple[tuple[str, Path], ...],
+        activate: bool,
+        author: str,
+    ) -> Deployed:
+        """The files stay the caller's. Raises `Rejected` (every fault), `NotFound` for the tenant, `Unavailable`."""
+        owner = await self._registry.tenants.get(tenant)
+        parsed, grants = self._judge_policy(policy, owner)
+        self._check_bundle(bundle)
+        pins = await self._pin_models(tenant, parsed, grants)
+        digest = await asyncio.to_thread(_digest_of, module)
+        facts = await self._judge_module(module, digest, grants)
+        warnings = await self._try(owner.name, digest, grants, pins)
+        await self._blobs.put_file(module)
+        files = [
+            BundleFile(path=name, digest=await self._blobs.put_file(path), size_bytes=path.stat().st_size)
+            for name, path in sorted(bundle)
+        ]
+        draft = _draft(
+            module=digest,
+            module_bytes=facts.size_bytes,
+            policy=policy,
+            grants=grants,
+            bundle=tuple(files),
+            pins=pins,
+            facts_json=json.dumps(facts.to_json()),
+            warnings=warnings,
+            author=author,
+        )
+        return await self._record(tenant, function, draft, grants, activate=activate)
+
+    async def change_policy(
+        self, *, tenant: TenantName, function: FunctionName, policy: bytes, author: str
+    ) -> Deployed:
+        """A new version on the module and bundle of the active one (else the latest), and active."""
+        owner = await self._registry.tenants.get(tenant)
+        existing = await self._registry.functions.get(tenant, function)
+        former = await self._registry.functions.version(tenant, function, existing.active or existing.latest)
+        parsed, grants = self._judge_policy(policy, owner)
+        pins = await self._pin_models(tenant, parsed, grants)
+        facts = ModuleFacts.from_json(json.loads(former.facts_json))
+        _refuse(admit(facts, grants))
+        warnings = await self._try(owner.name, former.module, grants, pins)
+        draft = _draft(
+            module=former.module,
+            module_bytes=former.module_bytes,
+            policy=policy,
+            grants=grants,
+            bundle=former.bundle,
+            pins=pins,
+            facts_json=former.facts_json,
+            warnings=warnings,
+            author=author,
+        )
+        return await self._record(tenant, function, draft, grants, activate=True)
+
+    async def push_model(self, *, tenant: TenantName | None, model: ModelName, file: Path) -> tuple[Model, bool]:
+        """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`."""
+        if tenant is not None:
+            await self._registry.tenants.get(tenant)
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size_bytes = os.fstat(fd).st_size
+            facts = await self._admissions.judge(fd, Terms(max_bytes=self.ceilings.ceiling.models.size))
+        finally:
+            os.close(fd)
+        digest = await self._blobs.put_file(file)
+        return await self._registry.models.put(
+            tenant, model, digest=digest, size_bytes=size_bytes, inputs=facts.inputs, outputs=facts.outputs
+        )
+
+    def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
+        policy = parse_policy(text)
+        faults = unavailable(policy)
+        if faults:
+            raise InvalidPolicy(faults[0].message, faults)
+        tenant_class, ceiling = self.ceilings.for_class(owner.class_name), self.ceilings.ceiling
+        refuse_excess(policy, tenant_class, ceiling)
+        return policy, narrow(policy, tenant_class, ceiling)
+
+    def _check_bundle(self, bundle: tuple[tuple[str, Path], ...]) -> None:
+        size, most = sum(path.stat().st_size for _, path in bundle), self.ceilings.ceiling.files.bundle
+        if size > most:
+            raise StorageQuota(
+                f"the bundle's files have {size} bytes; the ceiling's files.bundle is {print_size(most)}",
+                limit=most,
+                used=size,
+            )
+
+    async def _pin_models(self, tenant: TenantName, policy: Policy, grants: Grants) -> tuple[ModelPin, ...]:
+        pins, faults = [], []
+        for index, grant in enumerate(grants.models):
+            try:
+                model = await self._registry.models.resolve(tenant, str(grant.model))
+            except NotFound as error:
+                faults.append(policy.positions.fault(("models", index, "model"), error.message))
+                continue
+            pins.append(
+                ModelPin(
+                    name=grant.name,
+                    model=model.name,
+                    version=model.version,
+                    digest=model.digest,
+                    inputs=model.inputs,
+                    outputs=model.outputs,
+                    shared=model.tenant is None,
+                )
+            )
+        if faults:
+            raise InvalidPolicy(f"the policy names a model that is not there: {faults[0].message}", tuple(faults))
+        return tuple(pins)
+
+    async def _judge_module(self, module: Path, digest: Digest, grants: Grants) -> ModuleFacts:
+        limits = compile_limits(self.ceilings)
+        fd = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            async with self._code.compilers.start(limits) as compilation:
+                try:
+                    facts = ModuleFacts.from_json(json.loads(await compilation.facts(fd, limits)))
+                except ValueError as error:
+                    raise InvalidModule("the module's sections could not be understood") from error
+                _refuse(admit(facts, grants))
+                await self._code.compile(digest, compilation)
+        finally:
+            os.close(fd)
+        return facts
+
+    async def _try(
+        self, tenant: TenantName, module: Digest, grants: Grants, pins: tuple[ModelPin, ...]
+    ) -> tuple[str, ...]:
+        """Instantiates it once, in a sandbox. What the guest's own start does wrong is a warning: it would do the same
+        at each request, and say so."""
+        link, _ = make_links(tenant, module, grants, pins)
+        job = Job(
+            tenant=tenant,
+            link=link,
+            binding=None,
+            code=await self._code.segment(module, self.ceilings),
+            head=b"",
+            body=b"",
+            body_segment=(),
+            body_bytes=0,
+            timeout_ns=grants.timeout_ns,
+            probe=True,
+        )
+        ending, _ = await self._sandboxes.run(job, max_queue=TRIAL_QUEUE, queue_timeout_s=TRIAL_QUEUE_S)
+        self._sandboxes.forget(link)
+        if ending.outcome is Outcome.OK:
+            return ()
+        return (f"its start ends with {ending.outcome}: {ending.detail}",)
+
+    async def _record(
+        self, tenant: TenantName, function: FunctionName, draft: Draft, grants: Grants, *, activate: bool
+    ) -> Deployed:
+        version, created = await self._registry.functions.put_version(tenant, function, draft, activate=activate)
+        self._snapshot.invalidate(tenant, function)
+        current = await self._registry.functions.get(tenant, function)
+        return Deployed(
+            version=version,
+            created=created,
+            active=current.active == version.number,
+            grants=grants,
+            warnings=version.warnings,
+        )
+
+
+def _refuse(faults: tuple[Fault, ...]) -> None:
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise InvalidModule(f"{faults[0].field}: {faults[0].message}{more}", faults)
+
+
+def _digest_of(path: Path) -> Digest:
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+def _draft(
+    *,
+    module: Digest,
+    module_bytes: int,
+    policy: bytes,
+    grants: Grants,
+    bundle: tuple[BundleFile, ...],
+    pins: tuple[ModelPin, ...],
+    facts_json: str,
+    warnings: tuple[str, ...],
+    author: str,
+) -> Draft:
+    """What makes two uploads the same: module, policy text, bundle and pinned models."""
+    text = policy.decode()
+    content = [
+        module,
+        text,
+        [[file.path, file.digest] for file in bundle],
+        sorted([pin.name, pin.digest] for pin in pins),
+    ]
+    digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+    return Draft(
+        module=module,
+        module_bytes=module_bytes,
+        abi=grants.abi,
+        policy_text=text,
+        bundle=bundle,
+        models=pins,
+        facts_json=facts_json,
+        content_digest=Digest(f"sha256:{digest}"),
+        warnings=warnings,
+        author=author,
+        created_at=int(time.time()),
+    )

@@ -1,0 +1,277 @@
+"""How a request becomes an outcome: names and key, then the function and its grants, then a turn, a sandbox, an ending.
+
+    resolve   key → function → grants                         (from memory; Redis only on a miss)
+    open_body                                                 (bytes under the node's budget)
+    invoke    in-flight → models loaded → code → queue → a sandbox → ending → receipt, tenant's log
+
+Nothing of a guest is parsed, compiled or run here; a response is decoded as the hostile bytes that it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from wisp.code import CodeStore
+from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, Suspended, TooManyInflight, Unauthorized
+from wisp.names import FunctionName, RequestId, TenantName
+from wisp.plans import Plan, Plans
+from wisp.policy.ceilings import Ceilings
+from wisp.policy.choices import Access
+from wisp.policy.grants import Grants
+from wisp.registry.memory import UNKNOWN
+from wisp.registry.records import Entry, Key
+from wisp.registry.snapshot import Snapshot
+from wisp.scheduling.bodies import RequestBody
+from wisp.scheduling.budget import ByteBudget
+from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.sandboxes import Job, Sandboxes
+from wisp.tenantlog import Stream, TenantLog
+from wisp.wire.exchange import Headers, MalformedExchange, Response, decode_response, encode_request_head
+from wisp.wire.invocations import INLINE_BYTES
+from wisp.wire.outcome import Ending, Outcome, Receipt
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request as its guest will see it, body apart. `path` is what stands below the function, undecoded."""
+
+    tenant: TenantName
+    function: FunctionName
+    method: bytes
+    path: bytes
+    query: bytes
+    headers: Headers
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a request was found to be for."""
+
+    tenant: TenantName
+    function: FunctionName
+    plan: Plan
+
+    @property
+    def version(self) -> int:
+        return self.plan.version
+
+    @property
+    def grants(self) -> Grants:
+        return self.plan.grants
+
+
+def _readable(headers: Headers) -> Headers:
+    """As the exchange promises them: UTF-8. A field value may hold any byte from 0x80 on (RFC 9110 §5.5); what is not
+    UTF-8 already is taken for ISO 8859-1."""
+    if all(value.isascii() for _, value in headers):
+        return headers
+    return tuple((name, value if _is_utf8(value) else value.decode("latin-1").encode()) for name, value in headers)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class Answer:
+    """How an invocation ended. `response` is there if, and only if, the outcome is ok; `close` once it is sent."""
+
+    __slots__ = ("_budget", "_held", "outcome", "receipt", "response", "version")
+
+    def __init__(
+        self, *, outcome: Outcome, version: int, receipt: Receipt, response: Response | None, budget: ByteBudget
+    ) -> None:
+        """Raises `Overloaded` if the response's bytes do not fit the node's budget."""
+        self.outcome = outcome
+        self.version = version
+        self.receipt = receipt
+        self.response = response
+        self._budget = budget
+        self._held = 0
+        if response is not None:
+            budget.take(len(response.body))
+            self._held = len(response.body)
+
+    def close(self) -> None:
+        self._budget.give_back(self._held)
+        self._held = 0
+
+
+class Dispatcher:
+    """`ceilings` is called for the operator's policies in force."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        sandboxes: Sandboxes,
+        host: InferenceHost,
+        code: CodeStore,
+        budget: ByteBudget,
+        tenantlog: TenantLog,
+        ceilings: Callable[[], Ceilings],
+        operator_key_sha256: bytes,
+    ) -> None:
+        self.budget = budget
+        self._snapshot = snapshot
+        self._sandboxes = sandboxes
+        self._host = host
+        self._code = code
+        self._tenantlog = tenantlog
+        self._ceilings = ceilings
+        self._operator_key_sha256 = operator_key_sha256
+        self._plans = Plans(self._retire)
+        self._inflight: Counter[str] = Counter()
+
+    def _retire(self, plan: Plan) -> None:
+        self._sandboxes.forget(plan.link)
+        if plan.binding is not None:
+            self._host.unbind(plan.link.handle)
+
+    async def resolve(self, tenant: TenantName, function: FunctionName, secret: str | None) -> Target:
+        """Raises, in this order, `Unauthorized`, `Forbidden`, `FunctionNotFound`, `Suspended`; `RegistryUnavailable`
+        for what is not in memory while Redis is away."""
+        key = await self._key(secret)
+        if key is not None:
+            if key.tenant != tenant or (key.functions is not None and function not in key.functions):
+                raise Forbidden("this key is not for that function")
+        elif secret is not None and self._is_operator(secret):
+            raise Forbidden("the operator's key invokes no functions; use one of the tenant's")
+        entry = await self._entry(tenant, function)
+        if key is None:
+            plan = self._public_plan(entry)
+            if plan is None:
+                raise Unauthorized("a key of this tenant is needed: Authorization: Bearer <key>")
+        elif entry is None:
+            raise FunctionNotFound("there is no such function")
+        else:
+            plan = self._plans.get(entry, self._ceilings())
+        if plan.entry.tenant.suspended or plan.entry.function.suspended:
+            raise Suspended("the function is suspended")
+        return Target(tenant=tenant, function=function, plan=plan)
+
+    def _public_plan(self, entry: Entry | None) -> Plan | None:
+        if entry is None or entry.version is None:
+            return None
+        plan = self._plans.get(entry, self._ceilings())
+        return plan if plan.grants.access is Access.PUBLIC else None
+
+    async def _key(self, secret: str | None) -> Key | None:
+        if secret is None:
+            return None
+        key = self._snapshot.peek_key(secret)
+        return await self._snapshot.key(secret) if key is UNKNOWN else key
+
+    async def _entry(self, tenant: TenantName, function: FunctionName) -> Entry | None:
+        entry = self._snapshot.peek_function(tenant, function)
+        return await self._snapshot.function(tenant, function) if entry is UNKNOWN else entry
+
+    def _is_operator(self, secret: str) -> bool:
+        offered = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+        return hmac.compare_digest(offered, self._operator_key_sha256)
+
+    def open_body(self, target: Target) -> RequestBody:
+        return RequestBody(self.budget, target.grants.request_body_bytes)
+
+    async def invoke(self, target: Target, call: Call, body: RequestBody) -> Answer:
+        """Runs the function once. The body stays the caller's. Cancelling it stops the guest.
+
+        Raises `InvalidRequest` for a head that does not fit a frame, `TooManyInflight`, and every `Unavailable`.
+        """
+        plan = target.plan
+        head = encode_request_head(call.method, call.path, call.query, _readable(call.headers))
+        inline = body.inline()
+        if len(head) + len(inline) > INLINE_BYTES:
+            raise InvalidRequest("the request's headers take too much room", limit=INLINE_BYTES, used=len(head))
+        with self._in_flight(target):
+            if plan.models:
+                await self._host.ensure(plan.models)
+            code = self._code.cache.peek(plan.module)
+            if code is None:
+                code = await self._code.segment(plan.module, plan.ceilings)
+            job = Job(
+                tenant=target.tenant,
+                link=plan.link,
+                binding=plan.binding,
+                code=code,
+                head=head,
+                body=inline,
+                body_segment=body.segment(),
+                body_bytes=body.size_bytes,
+                timeout_ns=plan.grants.timeout_ns,
+            )
+            concurrency = plan.grants.concurrency
+            ending, queue_ns = await self._sandboxes.run(
+                job, max_queue=concurrency.max_queue, queue_timeout_s=concurrency.queue_timeout_ns / NS
+            )
+        return self._answer(target, call.request_id, ending, queue_ns)
+
+    @contextmanager
+    def _in_flight(self, target: Target) -> Iterator[None]:
+        """Waiting for a sandbox counts: `max_queue` of the function may wait beside those that run."""
+        bounds = (
+            (target.tenant, target.plan.quota.max_inflight + target.grants.concurrency.max_queue, "the tenant"),
+            (
+                f"{target.tenant}/{target.function}",
+                target.grants.concurrency.max_inflight + target.grants.concurrency.max_queue,
+                "the function",
+            ),
+        )
+        for name, most, whose in bounds:
+            if self._inflight[name] >= most:
+                raise TooManyInflight(f"{whose} has {most} requests in flight; try again", limit=most, used=most)
+        for name, _, _ in bounds:
+            self._inflight[name] += 1
+        try:
+            yield
+        finally:
+            for name, _, _ in bounds:
+                self._inflight[name] -= 1
+                if not self._inflight[name]:
+                    del self._inflight[name]
+
+    def _answer(self, target: Target, request_id: RequestId, ending: Ending, queue_ns: int) -> Answer:
+        outcome, detail, response = ending.outcome, ending.detail, None
+        if outcome is Outcome.OK:
+            try:
+                response = decode_response(memoryview(ending.response))
+            except MalformedExchange as error:
+                outcome, detail = Outcome.INVALID_GUEST_RESPONSE, str(error)
+            else:
+                if len(response.body) > target.grants.response_body_bytes:
+                    outcome = Outcome.RESPONSE_TOO_LARGE
+                    allowed = target.grants.response_body_bytes
+                    detail = f"a response body of {len(response.body)} bytes, limits.response_body is {allowed}"
+                    response = None
+        self._note(target, request_id, Stream.STDERR, ending.logs.decode("utf-8", "replace"))
+        if outcome is not Outcome.OK:
+            self._note(target, request_id, Stream.PLATFORM, f"{outcome}: {detail}")
+        return Answer(
+            outcome=outcome,
+            version=target.version,
+            receipt=replace(ending.receipt, queue_ns=queue_ns),
+            response=response,
+            budget=self.budget,
+        )
+
+    def _note(self, target: Target, request_id: RequestId, stream: Stream, text: str) -> None:
+        if text:
+            self._tenantlog.add(
+                target.tenant,
+                target.function,
+                request_id=request_id,
+                version=target.version,
+                stream=stream,
+                text=text,
+            )

@@ -1,0 +1,179 @@
+"""One node: Redis, the registry, the children, and the two paths over them, started and stopped in order.
+
+Everything that runs beside requests (the embedded server's supervision, the event stream, the collection of unused
+blobs) lives in one task group; the first of them that fails with a defect takes the node down rather than limp on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import shutil
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from wisp.code import CodeStore
+from wisp.deployment import Deployer
+from wisp.dispatch import Dispatcher
+from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.policy.ceilings import Ceilings, default_policies_dir
+from wisp.registry.blobs import DirectoryBlobs, open_blobs
+from wisp.registry.embedded import EmbeddedRedis
+from wisp.registry.garbage import collect_garbage
+from wisp.registry.registry import Registry
+from wisp.registry.snapshot import Snapshot
+from wisp.scheduling.admissions import Admissions
+from wisp.scheduling.budget import ByteBudget
+from wisp.scheduling.children import make_empty_directory
+from wisp.scheduling.codecache import CodeCache, load_key
+from wisp.scheduling.compilers import Compilers
+from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.sandboxes import Sandboxes
+from wisp.settings import Settings
+from wisp.tenantlog import TenantLog
+from wisp.wire.exchange import MAX_HEADER_BYTES
+
+log = logging.getLogger(__name__)
+
+GARBAGE_EVERY_S = 600.0
+ENVELOPE_BYTES = 64 * 1024
+assert ENVELOPE_BYTES > MAX_HEADER_BYTES
+
+
+class Node:
+    """`async with Node(settings)`: ready inside the block; afterwards no child, socket or segment is left."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.operator_key is not None
+        self.settings = settings
+        self.operator_key_sha256 = hashlib.sha256(settings.operator_key.encode()).digest()
+        self.draining = False
+        self.data_dir = settings.data_dir.absolute()
+        self.staging = self.data_dir / "staging"
+        self.tenantlog = TenantLog()
+        self.budget = ByteBudget(settings.body_budget_bytes)
+        self.ceilings = Ceilings.load(settings.policies or default_policies_dir())
+        self.registry: Registry
+        self.snapshot: Snapshot
+        self.blobs: DirectoryBlobs
+        self.host: InferenceHost
+        self.sandboxes: Sandboxes
+        self.deployer: Deployer
+        self.dispatcher: Dispatcher
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        empty_directory = self._prepare_directories()
+        embedded = None if self.settings.redis is not None else EmbeddedRedis(self.data_dir)
+        if embedded is not None:
+            self._stack.push_async_callback(embedded.stop)
+        url = await embedded.start() if embedded is not None else self.settings.redis
+        assert url is not None
+        self.registry = Registry(url)
+        self._stack.push_async_callback(self.registry.aclose)
+        await self.registry.prepare()
+        self.snapshot = Snapshot(self.registry)
+        self.blobs = open_blobs(self.settings.blobs or f"file://{self.data_dir / 'blobs'}")
+        cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
+        self._stack.callback(cache.close)
+        code = CodeStore(cache, Compilers(empty_directory=empty_directory), self.blobs)
+        await self._start_children(empty_directory, cache)
+        self.deployer = Deployer(
+            registry=self.registry,
+            snapshot=self.snapshot,
+            blobs=self.blobs,
+            code=code,
+            admissions=Admissions(empty_directory=empty_directory),
+            sandboxes=self.sandboxes,
+            ceilings=self.ceilings,
+        )
+        self.dispatcher = Dispatcher(
+            snapshot=self.snapshot,
+            sandboxes=self.sandboxes,
+            host=self.host,
+            code=code,
+            budget=self.budget,
+            tenantlog=self.tenantlog,
+            ceilings=lambda: self.ceilings,
+            operator_key_sha256=self.operator_key_sha256,
+        )
+        await self._start_background(embedded)
+
+    def _prepare_directories(self) -> Path:
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(self.staging, ignore_errors=True)  # what uploads left when a former process died
+            self.staging.mkdir(mode=0o700)
+            return make_empty_directory(self.data_dir)
+        except OSError as error:
+            raise InvalidSettings(f"--data-dir: {self.data_dir} cannot be used: {error.strerror}") from error
+
+    async def _start_children(self, empty_directory: Path, cache: CodeCache) -> None:
+        limits = self.ceilings.ceiling.limits
+        self.host = InferenceHost(
+            empty_directory=empty_directory,
+            threads=self.settings.workers,
+            open_model=self.blobs.open,
+            on_lost=lambda: self.sandboxes.detach_all(),
+        )
+        self.sandboxes = Sandboxes(
+            count=self.settings.workers,
+            empty_directory=empty_directory,
+            answer_bytes=limits.response_body + limits.logs + ENVELOPE_BYTES,
+            host=self.host,
+            on_fingerprint=cache.set_fingerprint,
+        )
+        self._stack.push_async_callback(self.host.stop)
+        self._stack.push_async_callback(self.sandboxes.stop)
+        async with asyncio.TaskGroup() as starting:
+            starting.create_task(self.host.start())
+            starting.create_task(self.sandboxes.start())
+
+    async def _start_background(self, embedded: EmbeddedRedis | None) -> None:
+        tasks = [asyncio.create_task(self.snapshot.run()), asyncio.create_task(self._collect_garbage())]
+        if embedded is not None:
+            tasks.append(asyncio.create_task(embedded.run()))
+
+        async def end_background() -> None:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    log.error("a background task had failed: %r", result)
+
+        self._stack.push_async_callback(end_background)
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(GARBAGE_EVERY_S)
+            with contextlib.suppress(RegistryUnavailable):  # it is reported by what serves requests; here: next time
+                await collect_garbage(self.registry, self.blobs)
+
+    def readiness(self) -> dict[str, object]:
+        """What `/readyz` shows. A node whose Redis is away for a moment stays ready: it answers from memory."""
+        sandboxes = sum(slot.ready for slot in self.sandboxes.slots)
+        inference = self.host.ready
+        return {
+            "ready": not self.draining and sandboxes > 0 and inference,
+            "draining": self.draining,
+            "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
+            "inference": inference,
+        }

@@ -1,0 +1,48 @@
+"""Admission of uploaded models, each in a limited child: a stranger's ONNX file is native-code input."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from wisp.errors import Fault, InvalidFrame, InvalidModel
+from wisp.scheduling.conversation import ChildSilent, Conversation
+from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, decode_verdict
+from wisp.wire.confinement import Limits
+
+CPU_S = 20
+WALL_S = 60.0
+ADDRESS_SPACE_BYTES = 3 * 1024 * 1024 * 1024
+"""onnxruntime alone maps more than one GiB; the arena's own cap bounds what a model may take of it."""
+
+
+def refusal(reason: str) -> InvalidModel:
+    return InvalidModel(f"the model was refused: {reason}", (Fault(field="model", message=reason),))
+
+
+class Admissions:
+    """At most `concurrent` at a time; the others wait."""
+
+    def __init__(self, *, empty_directory: Path, concurrent: int = 1) -> None:
+        self._empty_directory = empty_directory
+        self._free = asyncio.Semaphore(concurrent)
+
+    async def judge(self, model_fd: int, terms: Terms) -> ModelFacts:
+        """What the model takes and gives. Raises `InvalidModel` with the reason."""
+        limits = Limits(address_space_bytes=ADDRESS_SPACE_BYTES, cpu_s=CPU_S, open_files=64)
+        async with (
+            self._free,
+            Conversation(
+                "wisp.inference.admission", limits=limits, wall_s=WALL_S, empty_directory=self._empty_directory
+            ) as child,
+        ):
+            try:
+                frame = await child.ask(Kind.JUDGE, terms.encode(), (model_fd,))
+            except ChildSilent as error:
+                raise refusal(f"it could not be loaded within the limits: {error.message}") from error
+        if frame.kind != Kind.VERDICT:
+            raise InvalidFrame(f"an admission child answered with frame {frame.kind}")
+        verdict = decode_verdict(frame.payload)
+        if isinstance(verdict, Refusal):
+            raise refusal(verdict.reason)
+        return verdict

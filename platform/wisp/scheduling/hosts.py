@@ -1,0 +1,192 @@
+"""The inference host as the router keeps it: started, told what to load and whom to serve, replaced when it dies.
+
+It is told of every invocation before the guest starts, and of its end; see `wire.inferences`. What a dead host had
+loaded is loaded again by the next request that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from wisp.errors import ChildLost, ModelLoading
+from wisp.names import Digest
+from wisp.scheduling.children import Child
+from wisp.wire.channel import Frame, socket_pair
+from wisp.wire.confinement import Limits
+from wisp.wire.inferences import CLOSE, HANDLE, OPEN, SLOT, Binding, Kind
+from wisp.wire.segments import create_fixed
+
+log = logging.getLogger(__name__)
+
+TENSOR_BYTES = 64 * 1024 * 1024
+"""Of one slot's segment, half for inputs and half for outputs. Pages cost nothing until touched."""
+LOAD_WAIT_S = 3.0
+"""How long a request waits for its model before it is told `model_loading`."""
+READY_S = 30.0
+FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
+
+OpenModel = Callable[[Digest], Awaitable[int]]
+"""A read-only descriptor of a model's bytes; whoever called closes it."""
+
+
+class InferenceHost:
+    """One host process and its successors."""
+
+    def __init__(
+        self, *, empty_directory: Path, threads: int, open_model: OpenModel, on_lost: Callable[[], None]
+    ) -> None:
+        self._empty_directory = empty_directory
+        self._threads = threads
+        self._open_model = open_model
+        self._on_lost = on_lost
+        self._child: Child | None = None
+        self._ready = asyncio.Event()
+        self._stopping = False
+        self._loaded: set[Digest] = set()
+        self._loading: dict[Digest, asyncio.Future[str]] = {}
+        self._bound: set[int] = set()
+        self._delay_s = FIRST_DELAY_S
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None and self._child.alive else None
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def start(self) -> None:
+        """Raises `ChildLost` if it does not come up."""
+        self._spawn()
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._ready.wait()
+        except TimeoutError as error:
+            raise ChildLost("the inference host does not start") from error
+
+    def _spawn(self) -> None:
+        if self._stopping:
+            return
+        self._child = Child(
+            "wisp.inference.host",
+            limits=Limits(open_files=1024),
+            empty_directory=self._empty_directory,
+            on_frame=self._take,
+            on_end=self._note_end,
+            options={"threads": self._threads},
+        )
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == Kind.READY:
+            self._ready.set()
+            self._delay_s = FIRST_DELAY_S
+        elif frame.kind == Kind.LOADED:
+            answer = json.loads(frame.payload)
+            digest = Digest(answer["digest"])
+            if answer["ok"]:
+                self._loaded.add(digest)
+            else:
+                log.error("model %s does not load: %s", digest, answer["error"])
+            waiting = self._loading.pop(digest, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result("" if answer["ok"] else str(answer["error"]))
+
+    def _note_end(self, reason: str) -> None:
+        self._ready.clear()
+        self._loaded.clear()
+        self._bound.clear()
+        for waiting in self._loading.values():
+            if not waiting.done():
+                waiting.set_exception(ChildLost("the inference host ended while the model was loading"))
+                waiting.exception()  # there may be nobody left to ask
+        self._loading.clear()
+        if self._stopping:
+            return
+        self._on_lost()
+        self.restarts += 1
+        log.error("the inference host ended (%s); starting another in %.2f s", reason, self._delay_s)
+        asyncio.get_running_loop().call_later(self._delay_s, self._spawn)
+        self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
+
+    async def ensure(self, digests: tuple[Digest, ...]) -> None:
+        """Returns when these models are loaded; single-flight per model. Raises `ModelLoading`."""
+        try:
+            async with asyncio.timeout(LOAD_WAIT_S):
+                for digest in digests:
+                    if digest not in self._loaded:
+                        await self._ready.wait()
+                        reason = await asyncio.shield(await self._load(digest))
+                        if reason:
+                            raise ModelLoading("a model that this function uses does not load; its operator was told")
+        except (TimeoutError, ChildLost) as error:
+            raise ModelLoading("a model that this function uses is still being loaded; try again") from error
+
+    async def _load(self, digest: Digest) -> asyncio.Future[str]:
+        waiting = self._loading.get(digest)
+        if waiting is None:
+            waiting = self._loading[digest] = asyncio.get_running_loop().create_future()
+            try:
+                fd = await self._open_model(digest)
+                try:
+                    self._send(Kind.LOAD, json.dumps({"digest": digest, "bytes": os.fstat(fd).st_size}).encode(), (fd,))
+                finally:
+                    os.close(fd)
+            except BaseException:
+                if self._loading.get(digest) is waiting:
+                    del self._loading[digest]
+                if not waiting.done():
+                    waiting.cancel()
+                raise
+        return waiting
+
+    def unload(self, digest: Digest) -> None:
+        if digest in self._loaded:
+            self._loaded.discard(digest)
+            self._send(Kind.UNLOAD, digest.encode())
+
+    def _send(self, kind: int, payload: bytes, fds: tuple[int, ...] = ()) -> None:
+        if self._child is None:
+            raise ChildLost("the inference host is not running")
+        self._child.send(kind, payload, fds)
+
+    def attach(self, slot: int) -> tuple[int, int]:
+        """(socket, tensor segment) for the sandbox of that slot, new on both ends; the caller passes them on and closes
+        them. Raises `ChildLost`."""
+        ours, theirs = socket_pair()
+        segment = create_fixed("tensors", TENSOR_BYTES)
+        try:
+            with ours:
+                self._send(Kind.SLOT, SLOT.pack(slot), (ours.fileno(), segment))
+        except BaseException:
+            theirs.close()
+            os.close(segment)
+            raise
+        return theirs.detach(), segment
+
+    def open(self, slot: int, invocation: int, binding: Binding, deadline_ns: int) -> None:
+        """Vouches for one invocation. Raises `ChildLost`."""
+        if binding.handle not in self._bound:
+            self._send(Kind.BIND, binding.encode())
+            self._bound.add(binding.handle)
+        self._send(Kind.OPEN, OPEN.pack(slot, binding.handle, invocation, deadline_ns))
+
+    def close(self, slot: int, invocation: int) -> None:
+        if self.pid is not None:
+            self._send(Kind.CLOSE, CLOSE.pack(slot, invocation))
+
+    def unbind(self, handle: int) -> None:
+        if handle in self._bound:
+            self._bound.discard(handle)
+            self._send(Kind.UNBIND, HANDLE.pack(handle))
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._child is not None:
+            self._child.kill("the platform stops")
+            await self._child.reaped()
