@@ -60,6 +60,7 @@ class Node:
         self.registry: Registry
         self.snapshot: Snapshot
         self.blobs: DirectoryBlobs
+        self.code: CodeStore
         self.host: InferenceHost
         self.sandboxes: Sandboxes
         self.deployer: Deployer
@@ -93,13 +94,13 @@ class Node:
         self.blobs = open_blobs(self.settings.blobs or f"file://{self.data_dir / 'blobs'}")
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
-        code = CodeStore(cache, Compilers(empty_directory=empty_directory), self.blobs)
+        self.code = CodeStore(cache, Compilers(empty_directory=empty_directory), self.blobs)
         await self._start_children(empty_directory, cache)
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
             blobs=self.blobs,
-            code=code,
+            code=self.code,
             admissions=Admissions(empty_directory=empty_directory),
             sandboxes=self.sandboxes,
             ceilings=self.ceilings,
@@ -108,7 +109,7 @@ class Node:
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
             host=self.host,
-            code=code,
+            code=self.code,
             budget=self.budget,
             tenantlog=self.tenantlog,
             ceilings=lambda: self.ceilings,

@@ -79,8 +79,7 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
         return EMPTY
     _memmove(address, head, len(head))
     if body:
-        source = body if isinstance(body, bytes) else (ctypes.c_char * len(body)).from_buffer(body)
-        _memmove(address + len(head), source, len(body))
+        memory.view(call.arena, pointer + len(head), len(body))[:] = body
     _first.value = pointer
     _second.value = length
     store.call(entry, _values_at, 2)

@@ -1,0 +1,112 @@
+"""What tests do with a node: tenants that deploy and call, below HTTP."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from wisp.deployment import Deployed
+from wisp.dispatch import Answer, Call, Target
+from wisp.names import TenantName, parse_class, parse_function, parse_model, parse_tenant, request_id
+from wisp.node import Node
+from wisp.registry.records import Role
+from wisp.wire.outcome import Outcome, Receipt
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TENANTS = REPOSITORY / "tenants"
+TINY_MODELS = REPOSITORY / "tests" / "models" / "tiny"
+OPERATOR_KEY = "operator-" + "k" * 32
+
+HANDLER_POLICY = b"wisp: 1\nabi: handler\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    outcome: Outcome
+    version: int
+    receipt: Receipt
+    status: int | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenancy:
+    """One tenant of a node, and a deploy key of its own."""
+
+    node: Node
+    name: TenantName
+    secret: str
+
+    @classmethod
+    async def create(cls, node: Node, name: str, class_name: str) -> Tenancy:
+        tenant = parse_tenant(name)
+        await node.registry.tenants.create(tenant, parse_class(class_name))
+        _, secret = await node.registry.keys.issue(tenant, Role.DEPLOY)
+        return cls(node=node, name=tenant, secret=secret)
+
+    async def deploy(
+        self, function: str, module: bytes, policy: bytes = HANDLER_POLICY, *, activate: bool = True
+    ) -> Deployed:
+        with tempfile.NamedTemporaryFile(dir=self.node.staging) as file:
+            file.write(module)
+            file.flush()
+            return await self.node.deployer.deploy(
+                tenant=self.name,
+                function=parse_function(function),
+                module=Path(file.name),
+                policy=policy,
+                bundle=(),
+                activate=activate,
+                author="test",
+            )
+
+    async def deploy_folder(self, function: str) -> Deployed:
+        folder = TENANTS / self.name / function
+        return await self.deploy(function, (folder / "module.wasm").read_bytes(), (folder / "policy.yaml").read_bytes())
+
+    async def push_model(self, name: str, file: Path) -> None:
+        await self.node.deployer.push_model(tenant=self.name, model=parse_model(name), file=file)
+
+    async def target(self, function: str) -> Target:
+        return await self.node.dispatcher.resolve(self.name, parse_function(function), self.secret)
+
+    async def call(
+        self,
+        function: str,
+        body: bytes = b"",
+        *,
+        path: bytes = b"/",
+        query: bytes = b"",
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> Reply:
+        target = await self.target(function)
+        held = self.node.dispatcher.open_body(target)
+        try:
+            for at in range(0, len(body), 65536):
+                held.append(body[at : at + 65536])
+            call = Call(
+                tenant=self.name,
+                function=parse_function(function),
+                method=b"POST",
+                path=path,
+                query=query,
+                headers=headers,
+                request_id=request_id(None),
+            )
+            return read(await self.node.dispatcher.invoke(target, call, held))
+        finally:
+            held.close()
+
+
+def read(answer: Answer) -> Reply:
+    """The answer's content, its budget given back."""
+    reply = Reply(
+        outcome=answer.outcome,
+        version=answer.version,
+        receipt=answer.receipt,
+        status=answer.response.status if answer.response is not None else None,
+        body=bytes(answer.response.body) if answer.response is not None else b"",
+    )
+    answer.close()
+    return reply

@@ -1,0 +1,67 @@
+"""Bodies are bounded twice, by their function and by the node, and give back what they took."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge
+from wisp.scheduling.bodies import INLINE_BYTES, RequestBody
+from wisp.scheduling.budget import ByteBudget
+from wisp.wire.segments import FROZEN, Segment, require_seals
+
+
+def test_a_small_body_stays_inline() -> None:
+    budget = ByteBudget(1000)
+    body = RequestBody(budget, 100)
+    body.append(b"ab")
+    body.append(b"cd")
+    assert body.inline() == b"abcd"
+    assert body.segment() == ()
+    assert (body.size_bytes, budget.used_bytes) == (4, 4)
+    body.close()
+    body.close()
+    assert budget.used_bytes == 0
+
+
+def test_a_large_body_lies_whole_in_a_frozen_segment() -> None:
+    budget = ByteBudget(1 << 20)
+    body = RequestBody(budget, 1 << 20)
+    sent = os.urandom(3 * INLINE_BYTES)
+    for at in range(0, len(sent), 1000):
+        body.append(sent[at : at + 1000])
+    assert body.inline() == b""
+    (fd,) = body.segment()
+    assert require_seals(fd, FROZEN) == len(sent)
+    with Segment(os.dup(fd), writable=False) as mapped:
+        assert mapped.view.tobytes() == sent
+    with pytest.raises(OSError, match="not permitted"):
+        body.append(b"late")
+    body.close()
+    with pytest.raises(InvalidFrame):
+        require_seals(fd, FROZEN)
+
+
+def test_the_functions_limit_is_named_and_nothing_is_taken() -> None:
+    budget = ByteBudget(1000)
+    body = RequestBody(budget, 10)
+    body.append(b"123456789")
+    with pytest.raises(RequestTooLarge) as refused:
+        body.append(b"12")
+    assert (refused.value.limit, refused.value.used) == (10, 11)
+    assert budget.used_bytes == 9
+    body.close()
+
+
+def test_the_nodes_budget_is_shared_and_given_back() -> None:
+    budget = ByteBudget(100)
+    first, second = RequestBody(budget, 100), RequestBody(budget, 100)
+    first.append(bytes(60))
+    with pytest.raises(Overloaded):
+        second.append(bytes(41))
+    assert second.size_bytes == 0
+    first.close()
+    second.append(bytes(100))
+    second.close()
+    assert budget.used_bytes == 0
