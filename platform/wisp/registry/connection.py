@@ -1,0 +1,171 @@
+"""The one way to Redis: explicit timeouts, no retries, and every failure as `RegistryUnavailable`.
+
+Retries are off because a command whose answer was lost may have been carried out (redis-py's default counted one INCR
+twice). A message here may reach a caller: it never carries an address or the server's text, which are in the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from wisp.errors import InvalidSettings, RegistryUnavailable
+
+SCHEMES = ("redis", "rediss", "unix")
+DEFAULT_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 32
+READS_PER_ROUND_TRIP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; its first comment states its KEYS and ARGV."""
+
+    text: str
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()  # how Redis names scripts
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The one place where the client library's errors become wisp's."""
+    try:
+        yield
+    except (RedisTimeout, TimeoutError) as error:
+        raise RegistryUnavailable(
+            "the registry did not answer in time: whether a change was made is unknown, read it before trying again"
+        ) from error
+    except (RedisError, OSError) as error:
+        raise RegistryUnavailable("the registry cannot be reached or refused the command") from error
+
+
+def checked(url: str) -> str:
+    """`url` if wisp offers it; raises `InvalidSettings`, which never repeats the password."""
+    if url.startswith("redis+cluster:"):
+        raise InvalidSettings("redis+cluster:// is not offered yet: give the URL of one server, redis://host:port")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    except ValueError as error:
+        raise InvalidSettings("the Redis URL cannot be read: redis://host:port/0 is the form") from error
+    if parts.scheme not in SCHEMES:
+        raise InvalidSettings("a Redis URL begins with redis://, rediss:// or unix://")
+    if parts.scheme == "unix" and not parts.path:
+        raise InvalidSettings("a unix:// Redis URL needs the path of the socket: unix:///run/redis/redis.sock")
+    # The library would take timeouts and retries from here, past the ones that this module promises.
+    unwelcome = sorted(name for name in options if name != "db" and not name.startswith("ssl_"))
+    if unwelcome:
+        raise InvalidSettings(f"a Redis URL may carry db and ssl_…, not {unwelcome[0]!a}")
+    return url
+
+
+class Connection:
+    """A bounded pool of connections to one Redis server. Belongs to one event loop."""
+
+    def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, connections: int = MAX_CONNECTIONS) -> None:
+        self.timeout_s = timeout_s
+        try:
+            pool = BlockingConnectionPool.from_url(
+                checked(url),
+                max_connections=connections,
+                timeout=timeout_s,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+                driver_info=None,
+            )
+        except (ValueError, RedisError) as error:
+            raise InvalidSettings("the Redis URL cannot be used: check its options") from error
+        self.client: Redis = Redis.from_pool(pool)
+
+    async def aclose(self) -> None:
+        with translated():
+            await self.client.aclose()
+
+    async def command(self, *words: str | bytes | int) -> Any:
+        """One command, answered as the library parses it."""
+        with translated():
+            return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def ping(self) -> None:
+        await self.command("PING")
+
+    async def get(self, key: str) -> bytes | None:
+        return cast(bytes | None, await self.command("GET", key))
+
+    async def hash_get(self, key: str, field: str) -> bytes | None:
+        return cast(bytes | None, await self.command("HGET", key, field))
+
+    async def hash_all(self, key: str) -> dict[str, bytes]:
+        found = cast(dict[bytes, bytes], await self.command("HGETALL", key))
+        return {field.decode(): value for field, value in found.items()}
+
+    async def hash_get_each(self, key: str, fields: Sequence[str]) -> list[bytes | None]:
+        """The values of fields of one hash, in order, all of one moment."""
+        return cast(list[bytes | None], await self.command("HMGET", key, *fields)) if fields else []
+
+    async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of string keys in any slots, in order, without a transaction."""
+        values: list[bytes | None] = []
+        for start in range(0, len(keys), READS_PER_ROUND_TRIP):
+            with translated():
+                async with self.client.pipeline(transaction=False) as pipeline:
+                    for key in keys[start : start + READS_PER_ROUND_TRIP]:
+                        pipeline.get(key)
+                    values += await pipeline.execute()
+        return values
+
+    async def scan(self, pattern: str) -> AsyncIterator[str]:
+        """Each key that matches, possibly more than once; those that stand throughout are not missed."""
+        cursor = 0
+        while True:
+            answer = await self.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, found = int(answer[0]), cast(list[bytes], answer[1])
+            for key in found:
+                yield key.decode()
+            if cursor == 0:
+                return
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> list[Any]:
+        """One script, whole or not at all. All keys are of one slot."""
+        try:
+            with translated():
+                answer = await self.client.execute_command(  # type: ignore[no-untyped-call]
+                    "EVALSHA", script.sha, len(keys), *keys, *arguments
+                )
+        except RegistryUnavailable as error:
+            if not isinstance(error.__cause__, NoScriptError):  # then it certainly did not run
+                raise
+            answer = await self.command("EVAL", script.text, len(keys), *keys, *arguments)
+        return cast(list[Any], answer)
+
+    def pubsub(self) -> PubSub:
+        return self.client.pubsub()
+
+    async def wait_until_reachable(self, deadline_s: float) -> None:
+        """Returns once PING is answered; raises `RegistryUnavailable` when it still is not after `deadline_s`."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    try:
+                        return await self.ping()
+                    except RegistryUnavailable:
+                        await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise RegistryUnavailable(f"the registry was not reachable within {deadline_s:g} s") from error

@@ -1,0 +1,49 @@
+"""Removing the blobs that nothing refers to any more.
+
+A deployment stores its blobs before the version that refers to them; so a blob is spared for a while after it was put,
+and putting one that is there already makes it young again (`Blobs.delete`).
+"""
+
+from __future__ import annotations
+
+from wisp.names import Digest
+from wisp.registry.blobs import Blobs
+from wisp.registry.codec import decode
+from wisp.registry.connection import Connection
+from wisp.registry.keys import Kind, everywhere
+from wisp.registry.records import Model, Version
+from wisp.registry.registry import Registry
+
+YOUNG_S = 3600.0
+"""Longer than any deployment takes from its first blob to its version."""
+
+
+async def referenced_digests(connection: Connection) -> set[Digest]:
+    """Every blob that a version or a model needs, found by a scan of the truth and not by an index.
+
+    A damaged record is `RegistryUnavailable`: nothing is removed by a registry that cannot be read.
+    """
+    digests: set[Digest] = set()
+    async for key in connection.scan(everywhere(Kind.VERSIONS)):
+        for field, raw in (await connection.hash_all(key)).items():
+            version = decode(Version, raw, place=field)
+            digests.add(version.module)
+            digests.update(file.digest for file in version.bundle)
+            digests.update(pin.digest for pin in version.models)
+    async for key in connection.scan(everywhere(Kind.MODELS)):
+        for field, raw in (await connection.hash_all(key)).items():
+            digests.add(decode(Model, raw, place=field).digest)
+    return digests
+
+
+async def collect_garbage(registry: Registry, blobs: Blobs, *, young_s: float = YOUNG_S) -> tuple[Digest, ...]:
+    """Removes unreferenced blobs that were not put within `young_s`, and stale references; returns what it removed."""
+    await registry.models.drop_stale_references()
+    stored = await blobs.list()
+    referenced = await referenced_digests(registry.connection)
+    removed = [
+        digest
+        for digest in stored
+        if digest not in referenced and await blobs.delete(digest, unless_put_within_s=young_s)
+    ]
+    return tuple(removed)

@@ -1,0 +1,83 @@
+"""Every Redis key that wisp uses, and nothing else that names one.
+
+A tenant's keys carry its name as their hash tag, so that they share a slot and one script may change several of them at
+once. What belongs to the operator lives under a tag that the grammar of names cannot produce. The global index of
+tenants is in a slot of its own: it is written before the truth (an intent) and can be rebuilt from it
+(`Tenants.repair_index`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from wisp.names import FunctionName, ModelName, TenantName
+
+SCHEMA = "wisp:schema"
+TENANTS = "wisp:tenants"
+"""Set of tenant names: the index behind the operator's list."""
+EVENTS = "wisp:events"
+"""Channel of `events.Event`s."""
+
+SHARED_TAG = "_shared"
+"""Hash tag of the operator's own models: no tenant can be called so."""
+
+
+class Kind(StrEnum):
+    """What a slot holds. Deleting a tenant deletes one key of every kind: a new kind is covered by standing here."""
+
+    TENANT = "tenant"
+    """string: the `Tenant` record; a tenant exists while this does."""
+    KEYS = "keys"
+    """hash: key id -> `Key` record."""
+    FUNCTIONS = "functions"
+    """hash: function -> `Function` record."""
+    NUMBERS = "numbers"
+    """hash: function -> the highest version number ever given; outlives the function."""
+    VERSIONS = "versions"
+    """hash: function@number -> `Version` record."""
+    CONTENTS = "contents"
+    """hash: function@content digest -> number."""
+    PINS = "pins"
+    """hash: function@number -> the models that it pins, "own/<model>" or "shared/<model>", separated by spaces."""
+    MODELS = "models"
+    """hash: model@version -> `Model` record."""
+    MODEL_DIGESTS = "model-digests"
+    """hash: model@digest -> version."""
+    MODEL_NUMBERS = "model-numbers"
+    """hash: model -> the highest version ever given; outlives the model."""
+    REFERENCES = "references"
+    """hash, operator's slot only: model tenant/function -> token, model tenant/function#token -> Unix seconds
+    (`models.Reference`)."""
+    GENERATION = "generation"
+    """integer: grows with every change in the slot."""
+
+
+def key(owner: TenantName | None, kind: Kind) -> str:
+    """`wisp:{acme}:functions`; without an owner, the operator's."""
+    return f"wisp:{{{SHARED_TAG if owner is None else owner}}}:{kind}"
+
+
+def keys(owner: TenantName | None, *kinds: Kind) -> list[str]:
+    return [key(owner, kind) for kind in kinds]
+
+
+def everywhere(kind: Kind) -> str:
+    """The SCAN pattern of this kind in all slots."""
+    return f"wisp:{{*}}:{kind}"
+
+
+def owner_tag(name: str) -> str:
+    """The hash tag inside a key that `key` made."""
+    return name[name.index("{") + 1 : name.index("}")]
+
+
+def version_field(function: FunctionName, number: int) -> str:
+    return f"{function}@{number}"
+
+
+def model_field(model: ModelName, version: int) -> str:
+    return f"{model}@{version}"
+
+
+def reference_field(model: ModelName, tenant: TenantName, function: FunctionName) -> str:
+    return f"{model} {tenant}/{function}"

@@ -1,0 +1,120 @@
+"""What the registry remembers, as frozen values. Times are whole Unix seconds; sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from wisp.names import ClassName, Digest, FunctionName, KeyId, ModelName, TenantName
+from wisp.wire.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    name: TenantName
+    class_name: ClassName
+    suspended: bool
+    created_at: int
+
+
+class Role(StrEnum):
+    """What a tenant's key may do; the operator's key is a setting, not a record."""
+
+    DEPLOY = "deploy"
+    INVOKE = "invoke"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """`functions`: the only ones that an invoke key may call; None is all of them."""
+
+    id: KeyId
+    tenant: TenantName
+    role: Role
+    functions: tuple[FunctionName, ...] | None
+    secret_sha256: str = field(repr=False)
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """An ONNX file under a name. Without a tenant it is the operator's, shared with everybody."""
+
+    name: ModelName
+    tenant: TenantName | None
+    version: int
+    digest: Digest
+    size_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPin:
+    """A graph name of the policy, bound for the life of a version to one model by digest."""
+
+    name: str
+    model: ModelName
+    version: int
+    digest: Digest
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFile:
+    path: str
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A version before the registry has numbered it.
+
+    `content_digest` covers everything that makes two uploads the same; `facts_json` is opaque here: what the compiling
+    child found in the module.
+    """
+
+    module: Digest
+    module_bytes: int
+    abi: str
+    policy_text: str
+    bundle: tuple[BundleFile, ...]
+    models: tuple[ModelPin, ...]
+    facts_json: str
+    content_digest: Digest
+    warnings: tuple[str, ...]
+    author: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version(Draft):
+    """Immutable; its number is never given to another content, even after the function was deleted."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """`active`: the version that answers, None before the first activation. `versions`: all retained, ascending."""
+
+    tenant: TenantName
+    name: FunctionName
+    active: int | None
+    suspended: bool
+    latest: int
+    versions: tuple[int, ...]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """All that answering a request needs, read in one step: never a function of one moment and a version of another."""
+
+    tenant: Tenant
+    function: Function
+    version: Version | None

@@ -1,0 +1,38 @@
+"""Why a script changed nothing, as the exception that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wisp.errors import Conflict, InUse, NotFound, RegistryUnavailable, WispError
+
+
+def accepted(answer: Sequence[Any], subject: str) -> list[Any]:
+    """What follows `ok`; anything else is raised. `subject` names what was to change: `acme/classify`."""
+    code, *results = answer
+    if code == b"ok":
+        return results
+    raise refusal(code.decode(), subject, results[0].decode() if results else "")
+
+
+def refusal(code: str, subject: str, detail: str) -> WispError:
+    match code:
+        case "no_tenant":
+            return NotFound(f"{subject}: there is no such tenant")
+        case "no_key":
+            return NotFound(f"{subject}: there is no such key")
+        case "no_function":
+            return NotFound(f"{subject}: there is no such function")
+        case "no_version":
+            return NotFound(f"{subject}: there is no such version")
+        case "no_model" if detail:
+            return NotFound(f"{subject}: there is no model {detail}: it was deleted meanwhile, or never uploaded")
+        case "no_model":
+            return NotFound(f"{subject}: there is no such model")
+        case "exists":
+            return Conflict(f"{subject}: it exists already")
+        case "in_use":
+            return InUse(f"{subject}: {detail} pins it; delete that first")
+        case _:  # "damaged", or a script of a newer wisp
+            return RegistryUnavailable(f"the registry's record of {subject} is damaged: restore it from a backup")

@@ -1,0 +1,53 @@
+"""The registry: what exists, in Redis. One object, one connection pool, one noun each for what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from wisp.errors import InvalidSettings
+from wisp.registry.connection import DEFAULT_TIMEOUT_S, Connection
+from wisp.registry.credentials import Credentials
+from wisp.registry.events import LISTEN_S, Event, Subscribed, subscribe
+from wisp.registry.functions import Functions
+from wisp.registry.keys import SCHEMA
+from wisp.registry.models import Models
+from wisp.registry.tenants import Tenants
+
+SCHEMA_VERSION = 1
+
+
+class Registry:
+    """`prepare` before use, `aclose` after. Belongs to one event loop."""
+
+    def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.connection = Connection(url, timeout_s=timeout_s)
+        self.tenants = Tenants(self.connection)
+        self.keys = Credentials(self.connection)
+        self.models = Models(self.connection)
+        self.functions = Functions(self.connection, self.models)
+
+    async def prepare(self) -> None:
+        """Makes an empty server a registry and repairs the index; refuses data that another wisp has laid out.
+
+        Raises `InvalidSettings` for those, `RegistryUnavailable` when Redis cannot be reached.
+        """
+        await self.connection.command("SET", SCHEMA, SCHEMA_VERSION, "NX")
+        stored = await self.connection.get(SCHEMA) or b""
+        if not stored.isdigit():
+            raise InvalidSettings(f"{SCHEMA} in Redis is no number: this is not a registry of wisp's")
+        if int(stored) > SCHEMA_VERSION:
+            raise InvalidSettings(
+                f"the registry has schema {int(stored)}, this wisp knows {SCHEMA_VERSION}: start the newer wisp"
+            )
+        if int(stored) < SCHEMA_VERSION:
+            raise InvalidSettings(f"the registry has schema {int(stored)}: this wisp reads {SCHEMA_VERSION} only")
+        await self.tenants.repair_index()
+
+    async def ping(self) -> None:
+        await self.connection.ping()
+
+    def subscribe(self, *, listen_s: float = LISTEN_S) -> AsyncGenerator[Subscribed | Event]:
+        return subscribe(self.connection, listen_s=listen_s)
+
+    async def aclose(self) -> None:
+        await self.connection.aclose()

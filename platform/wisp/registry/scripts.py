@@ -1,0 +1,301 @@
+"""Every change within one slot, as a Lua script: it happens whole or not at all, and announces itself.
+
+A script checks all that it needs before its first write (Redis does not undo the writes of a script that fails) and
+answers with an array: `ok` and its results, or the reason why it changed nothing (`refusals.accepted`). Scripts are
+written for Redis 6.2 and later: no functions, effects replication.
+"""
+
+from __future__ import annotations
+
+from wisp.registry.codec import SEAL_CHARS
+from wisp.registry.connection import Script
+from wisp.registry.keys import EVENTS
+
+PRELUDE = f"""
+local function seal(body)
+  return string.sub(redis.sha1hex(body), 1, {SEAL_CHARS}) .. body
+end
+-- The decoded record, or nil when its checksum does not fit: a damaged record is never sealed anew.
+local function unseal(raw)
+  local body = string.sub(raw, {SEAL_CHARS + 1})
+  if seal(body) ~= raw then return nil end
+  return cjson.decode(body)
+end
+-- A record that lacks one number, with it: both are JSON objects.
+local function numbered(field, number, body)
+  return seal('{{"' .. field .. '":' .. string.format('%d', number) .. ',' .. string.sub(body, 2))
+end
+local function changed(generation, tenant, kind, name)
+  local number = redis.call('INCR', generation)
+  redis.call('PUBLISH', '{EVENTS}',
+    cjson.encode({{tenant = tenant, kind = kind, name = name, generation = number}}))
+end
+-- The fields of a hash that begin with a name and '@', which no name contains.
+local function of_name(key, name)
+  local found = {{}}
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, #name + 1) == name .. '@' then found[#found + 1] = field end
+  end
+  return found
+end
+local function drop(key, name)
+  for _, field in ipairs(of_name(key, name)) do redis.call('HDEL', key, field) end
+end
+"""
+
+
+def script(text: str) -> Script:
+    """The contract stays first; the shared functions follow it."""
+    contract, _, body = text.strip().partition("\n\n")
+    return Script(f"{contract}\n{PRELUDE}\n{body}\n")
+
+
+CREATE_TENANT = script("""
+-- KEYS: tenant, generation
+-- ARGV: tenant name, tenant record
+-- ok | exists
+
+if redis.call('SET', KEYS[1], ARGV[2], 'NX') == false then return {'exists'} end
+changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
+return {'ok'}
+""")
+
+CHANGE_TENANT = script("""
+-- KEYS: tenant, generation
+-- ARGV: tenant name, new class or '', suspended ('1', '0' or '' to leave it)
+-- ok, tenant record | no_tenant | damaged
+
+local raw = redis.call('GET', KEYS[1])
+if not raw then return {'no_tenant'} end
+local tenant = unseal(raw)
+if not tenant then return {'damaged'} end
+if ARGV[2] ~= '' then tenant.class_name = ARGV[2] end
+if ARGV[3] ~= '' then tenant.suspended = ARGV[3] == '1' end
+raw = seal(cjson.encode(tenant))
+redis.call('SET', KEYS[1], raw)
+changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
+return {'ok', raw}
+""")
+
+DELETE_TENANT = script("""
+-- KEYS: tenant, generation, then every other key of the slot
+-- ARGV: tenant name
+-- ok | no_tenant
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
+changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
+redis.call('UNLINK', unpack(KEYS))
+return {'ok'}
+""")
+
+PUT_KEY = script("""
+-- KEYS: tenant, keys, generation
+-- ARGV: tenant name, key id, key record
+-- ok | no_tenant | exists
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
+if redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3]) == 0 then return {'exists'} end
+changed(KEYS[3], ARGV[1], 'key', ARGV[2])
+return {'ok'}
+""")
+
+DELETE_KEY = script("""
+-- KEYS: keys, generation
+-- ARGV: tenant name, key id
+-- ok | no_key
+
+if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return {'no_key'} end
+changed(KEYS[2], ARGV[1], 'key', ARGV[2])
+return {'ok'}
+""")
+
+PUT_VERSION = script("""
+-- KEYS: tenant, functions, numbers, versions, contents, pins, models, generation
+-- ARGV: tenant name, function name, content digest, version record without its number, activate ('1' or '0'),
+--       now in Unix seconds, pins ("own/<model> shared/<model> ..."), own models needed ("<model>@<version> ...")
+-- ok, created (1 or 0), version record, function record | no_tenant | no_model, model@version | damaged
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
+for needed in string.gmatch(ARGV[8], '%S+') do
+  if redis.call('HEXISTS', KEYS[7], needed) == 0 then return {'no_model', needed} end
+end
+local state = {tenant = ARGV[1], name = ARGV[2], active = cjson.null, suspended = false, latest = 0,
+               versions = {}, created_at = tonumber(ARGV[6])}
+local stored = redis.call('HGET', KEYS[2], ARGV[2])
+if stored then state = unseal(stored) end
+if not state then return {'damaged'} end
+
+local content = ARGV[2] .. '@' .. ARGV[3]
+local known = redis.call('HGET', KEYS[5], content)
+local number, record
+if known then
+  number = tonumber(known)
+  record = redis.call('HGET', KEYS[4], ARGV[2] .. '@' .. known)
+  local version = record and unseal(record)
+  if not version or version.content_digest ~= ARGV[3] then return {'damaged'} end
+else
+  number = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') + 1
+  local field = ARGV[2] .. '@' .. string.format('%d', number)
+  if number <= state.latest or redis.call('HEXISTS', KEYS[4], field) == 1 then return {'damaged'} end
+  record = numbered('number', number, ARGV[4])
+  redis.call('HSET', KEYS[3], ARGV[2], number)
+  redis.call('HSET', KEYS[4], field, record)
+  redis.call('HSET', KEYS[5], content, number)
+  if ARGV[7] ~= '' then redis.call('HSET', KEYS[6], field, ARGV[7]) end
+  state.latest = number
+  state.versions[#state.versions + 1] = number
+end
+local activated = ARGV[5] == '1' and state.active ~= number
+if activated then state.active = number end
+if activated or not known then
+  stored = seal(cjson.encode(state))
+  redis.call('HSET', KEYS[2], ARGV[2], stored)
+  changed(KEYS[8], ARGV[1], 'function', ARGV[2])
+end
+return {'ok', known and 0 or 1, record, stored}
+""")
+
+CHANGE_FUNCTION = script("""
+-- KEYS: functions, versions, generation
+-- ARGV: tenant name, function name, number to activate or '', suspended ('1', '0' or '' to leave it)
+-- ok, function record | no_function | no_version | damaged
+
+local raw = redis.call('HGET', KEYS[1], ARGV[2])
+if not raw then return {'no_function'} end
+local state = unseal(raw)
+if not state then return {'damaged'} end
+if ARGV[3] ~= '' then
+  if redis.call('HEXISTS', KEYS[2], ARGV[2] .. '@' .. ARGV[3]) == 0 then return {'no_version'} end
+  state.active = tonumber(ARGV[3])
+end
+if ARGV[4] ~= '' then state.suspended = ARGV[4] == '1' end
+raw = seal(cjson.encode(state))
+redis.call('HSET', KEYS[1], ARGV[2], raw)
+changed(KEYS[3], ARGV[1], 'function', ARGV[2])
+return {'ok', raw}
+""")
+
+DELETE_FUNCTION = script("""
+-- KEYS: functions, versions, contents, pins, generation
+-- ARGV: tenant name, function name
+-- ok | no_function
+
+if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return {'no_function'} end
+for index = 2, 4 do drop(KEYS[index], ARGV[2]) end
+changed(KEYS[5], ARGV[1], 'function', ARGV[2])
+return {'ok'}
+""")
+
+READ_ENTRY = script("""
+-- KEYS: tenant, functions, versions
+-- ARGV: function name
+-- ok, tenant record or nil, function record or nil, active version's record or nil | damaged
+
+local tenant = redis.call('GET', KEYS[1])
+local raw = redis.call('HGET', KEYS[2], ARGV[1])
+if not tenant or not raw then return {'ok', tenant, raw, false} end
+local state = unseal(raw)
+if not state then return {'damaged'} end
+if state.active == cjson.null then return {'ok', tenant, raw, false} end
+local version = redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. string.format('%d', state.active))
+if not version then return {'damaged'} end
+return {'ok', tenant, raw, version}
+""")
+
+PUT_MODEL = script("""
+-- KEYS: models, model-digests, model-numbers, generation; for a tenant's model its tenant key too
+-- ARGV: tenant name or '', model name, digest, model record without its version
+-- ok, created (1 or 0), model record | no_tenant | damaged
+
+if KEYS[5] and redis.call('EXISTS', KEYS[5]) == 0 then return {'no_tenant'} end
+local content = ARGV[2] .. '@' .. ARGV[3]
+local known = redis.call('HGET', KEYS[2], content)
+if known then
+  local record = redis.call('HGET', KEYS[1], ARGV[2] .. '@' .. known)
+  local model = record and unseal(record)
+  if not model or model.digest ~= ARGV[3] then return {'damaged'} end
+  return {'ok', 0, record}
+end
+local number = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') + 1
+local field = ARGV[2] .. '@' .. string.format('%d', number)
+if redis.call('HEXISTS', KEYS[1], field) == 1 then return {'damaged'} end
+local record = numbered('version', number, ARGV[4])
+redis.call('HSET', KEYS[3], ARGV[2], number)
+redis.call('HSET', KEYS[1], field, record)
+redis.call('HSET', KEYS[2], content, number)
+changed(KEYS[4], ARGV[1], 'model', ARGV[2])
+return {'ok', 1, record}
+""")
+
+DELETE_MODEL = script("""
+-- KEYS: models, model-digests, pins, generation
+-- ARGV: tenant name, model name
+-- ok | no_model | in_use, function@number
+
+if #of_name(KEYS[1], ARGV[2]) == 0 then return {'no_model'} end
+local pins = redis.call('HGETALL', KEYS[3])
+for index = 1, #pins, 2 do
+  for pin in string.gmatch(pins[index + 1], '%S+') do
+    if pin == 'own/' .. ARGV[2] then return {'in_use', pins[index]} end
+  end
+end
+drop(KEYS[1], ARGV[2])
+drop(KEYS[2], ARGV[2])
+changed(KEYS[4], ARGV[1], 'model', ARGV[2])
+return {'ok'}
+""")
+
+ANNOUNCE_REFERENCE = script("""
+-- KEYS: models, references
+-- ARGV: model@version, announced reference field
+-- ok | no_model, model@version
+
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'no_model', ARGV[1]} end
+redis.call('HSET', KEYS[2], ARGV[2], redis.call('TIME')[1])
+return {'ok'}
+""")
+
+SETTLE_REFERENCE = script("""
+-- KEYS: references
+-- ARGV: reference field, token of its announcement
+-- ok
+
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HDEL', KEYS[1], ARGV[1] .. '#' .. ARGV[2])
+return {'ok'}
+""")
+
+READ_REFERENCES = script("""
+-- KEYS: references
+-- ARGV: (none)
+-- ok, the server's Unix seconds, array of: reference field, value, ...
+
+return {'ok', redis.call('TIME')[1], redis.call('HGETALL', KEYS[1])}
+""")
+
+DROP_REFERENCES = script("""
+-- KEYS: references
+-- ARGV: reference field, value, ... (one that has another value by now stays)
+-- ok
+
+for index = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[index]) == ARGV[index + 1] then redis.call('HDEL', KEYS[1], ARGV[index]) end
+end
+return {'ok'}
+""")
+
+DELETE_SHARED_MODEL = script("""
+-- KEYS: models, model-digests, references, generation
+-- ARGV: model name
+-- ok | no_model | in_use, tenant/function
+
+if #of_name(KEYS[1], ARGV[1]) == 0 then return {'no_model'} end
+local prefix = ARGV[1] .. ' '
+for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(field, 1, #prefix) == prefix then return {'in_use', string.match(field, '^[^#]+', #prefix + 1)} end
+end
+drop(KEYS[1], ARGV[1])
+drop(KEYS[2], ARGV[1])
+changed(KEYS[4], '', 'model', ARGV[1])
+return {'ok'}
+""")
