@@ -216,7 +216,7 @@ class TestLostChildren:
         former = node.host.pid
         assert former is not None
         os.kill(former, signal.SIGKILL)
-        await until(lambda: node.host.pid not in (None, former))
+        await until(lambda: node.host.ready and node.host.pid != former, seconds=30)
         assert b'"label": 3' in (await acme.call("digits", png)).body
         assert node.host.restarts == 1
 

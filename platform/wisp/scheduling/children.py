@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import struct
 import subprocess
@@ -143,9 +142,3 @@ def make_empty_directory(parent: Path) -> Path:
         raise FileExistsError(f"{leftover} lies in a directory that must stay empty")
     path.chmod(0o500)
     return path
-
-
-def close_all(fds: tuple[int, ...]) -> None:
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)

@@ -71,7 +71,7 @@ class CodeCache:
         Raises `InvalidFrame` for another than the first: the process that says so is not what was started.
         """
         if self.fingerprint not in ("", fingerprint):
-            raise InvalidFrame(f"a sandbox has another engine: {ascii(fingerprint[:200])}")
+            raise InvalidFrame(f"a sandbox has another engine: {fingerprint[:200]!a}")
         self.fingerprint = fingerprint
 
     def peek(self, digest: Digest) -> CodeSegment | None:

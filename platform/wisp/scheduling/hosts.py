@@ -7,6 +7,7 @@ loaded is loaded again by the next request that needs it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 TENSOR_BYTES = 64 * 1024 * 1024
 """Of one slot's segment, half for inputs and half for outputs. Pages cost nothing until touched."""
-LOAD_WAIT_S = 3.0
+LOAD_WAIT_S = 5.0
 """How long a request waits for its model before it is told `model_loading`."""
 READY_S = 30.0
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
@@ -156,8 +157,8 @@ class InferenceHost:
         self._child.send(kind, payload, fds)
 
     def attach(self, slot: int) -> tuple[int, int]:
-        """(socket, tensor segment) for the sandbox of that slot, new on both ends; the caller passes them on and closes
-        them. Raises `ChildLost`."""
+        """(socket, tensor segment) for the sandbox of that slot, new on both ends; the caller owns both descriptors.
+        Raises `ChildLost`."""
         ours, theirs = socket_pair()
         segment = create_fixed("tensors", TENSOR_BYTES)
         try:
@@ -183,7 +184,8 @@ class InferenceHost:
     def unbind(self, handle: int) -> None:
         if handle in self._bound:
             self._bound.discard(handle)
-            self._send(Kind.UNBIND, HANDLE.pack(handle))
+            with contextlib.suppress(ChildLost):  # its successor starts with nothing bound
+                self._send(Kind.UNBIND, HANDLE.pack(handle))
 
     async def stop(self) -> None:
         self._stopping = True

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,16 +20,16 @@ from pathlib import Path
 
 from wisp.errors import ChildLost, InvalidFrame, QueueTimeout
 from wisp.names import TenantName
-from wisp.scheduling.children import Child, close_all
+from wisp.scheduling.children import Child
 from wisp.scheduling.codecache import CodeSegment
-from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.hosts import TENSOR_BYTES, InferenceHost
 from wisp.scheduling.queue import FairQueue, Waiter
 from wisp.wire.channel import Frame
 from wisp.wire.confinement import Limits
 from wisp.wire.inferences import Binding
-from wisp.wire.invocations import FAILED_HEAD, HANDLE, INVOKE_HEAD, FunctionLink, Kind, decode_result
+from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
 from wisp.wire.outcome import Ending, Outcome, Receipt
-from wisp.wire.segments import Segment
+from wisp.wire.segments import Segment, clear
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class Sandbox:
         self._answer = Segment.create("answer", pool.answer_bytes)
         self._child: Child | None = None
         self._modules: OrderedDict[str, set[int]] = OrderedDict()
-        self._attached = False
+        self._tensors: int | None = None
+        """The tensor segment that this sandbox and the inference host share; None until a guest infers."""
+        self._tensors_of: TenantName | None = None
         self._running: asyncio.Future[Ending] | None = None
         self._job: Job | None = None
         self._number = 0
@@ -111,7 +114,7 @@ class Sandbox:
         if job.binding is not None:
             # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
             with contextlib.suppress(ChildLost):
-                self._open_inference(child, job.binding, number, deadline_ns)
+                self._open_inference(child, job, job.binding, number, deadline_ns)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
         child.send(kind, payload + job.head + job.body, job.body_segment)
@@ -137,23 +140,29 @@ class Sandbox:
             child.send(Kind.LINK, link.encode())
             handles.add(link.handle)
 
-    def _open_inference(self, child: Child, binding: Binding, number: int, deadline_ns: int) -> None:
-        if not self._attached:
-            fds = self._pool.host.attach(self.slot)
+    def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
+        if self._tensors is None:
+            socket_fd, self._tensors = self._pool.host.attach(self.slot)
             try:
-                child.send(Kind.ATTACH, b"{}", fds)
+                child.send(Kind.ATTACH, b"{}", (socket_fd, self._tensors))
             finally:
-                close_all(fds)
-            self._attached = True
+                os.close(socket_fd)
+        elif self._tensors_of != job.tenant:
+            clear(self._tensors, TENSOR_BYTES)
+        self._tensors_of = job.tenant
         self._pool.host.open(self.slot, number, binding, deadline_ns)
 
     def detach(self) -> None:
         """The next guest that infers gets a new line: the host was replaced, or may still be writing to the old one."""
-        self._attached = False
+        if self._tensors is not None:
+            os.close(self._tensors)
+            self._tensors = None
 
     def forget(self, link: FunctionLink) -> None:
         handles = self._modules.get(link.module)
-        if handles is not None and link.handle in handles and self._child is not None and self._child.alive:
+        if handles is None or link.handle not in handles or self._child is None:
+            return
+        with contextlib.suppress(ChildLost):  # its successor starts with nothing loaded
             handles.discard(link.handle)
             self._child.send(Kind.UNLINK, HANDLE.pack(link.handle))
             if not handles:
@@ -165,7 +174,8 @@ class Sandbox:
             number, ending = decode_result(frame.payload, self._answer.view)
             if self._running is None or number != self._number:
                 raise InvalidFrame(f"a result for invocation {number}, which is not running")
-            self._answer.clear(len(ending.response) + len(ending.logs))
+            if (used := len(ending.response) + len(ending.logs)) > INLINE_BYTES:
+                self._answer.clear(used)
             if ending.outcome is Outcome.INFERENCE_TIMEOUT:
                 self.detach()
             self._finish(ending)
@@ -241,6 +251,7 @@ class Sandbox:
         asyncio.get_running_loop().call_later(delay_s, self.spawn)
 
     def close(self) -> None:
+        self.detach()
         self._answer.close()
 
 

@@ -1,6 +1,6 @@
 """The exchange: one request and one response as a guest of the `handler` ABI sees them.
 
-Integers are little-endian u32; `str` is a length and that many bytes of UTF-8.
+Integers are little-endian u32; `str` is a length and that many bytes of UTF-8, header values included.
 
     request  = version(1) method:str path:str query:str n (name:str value:str)*n body…
     response = version(1) status            n (name:str value:str)*n body…
@@ -95,10 +95,16 @@ class _Cursor:
         if end > len(self.message):
             raise MalformedExchange(f"{field}: {length} bytes announced, {len(self.message) - self.at} left")
         value = self.message[self.at : end].tobytes()
+        if not value.isascii():
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                raise MalformedExchange(f"{field}: not UTF-8") from None
         self.at = end
         return value
 
-    def headers(self) -> Headers:
+    def headers(self, *, strict: bool) -> Headers:
+        """With `strict` the names and values must be what HTTP allows; a request's have passed as HTTP already."""
         count = self.u32("header count")
         if count > MAX_HEADERS:
             raise MalformedExchange(f"header count: {count}, at most {MAX_HEADERS} are allowed")
@@ -110,9 +116,9 @@ class _Cursor:
             budget -= len(name) + len(value)
             if budget < 0:
                 raise MalformedExchange(f"headers: more than {MAX_HEADER_BYTES} bytes")
-            if HEADER_NAME.fullmatch(name) is None:
+            if strict and HEADER_NAME.fullmatch(name) is None:
                 raise MalformedExchange(f"header {index} name: not a lower-case token")
-            if HEADER_VALUE.fullmatch(value) is None:
+            if strict and HEADER_VALUE.fullmatch(value) is None:
                 raise MalformedExchange(f"header {index} value: a control character")
             headers.append((name, value))
         return tuple(headers)
@@ -127,7 +133,7 @@ def decode_response(message: memoryview) -> Response:
     status = cursor.u32("status")
     if not 200 <= status <= 599:
         raise MalformedExchange(f"status: {status} is not within 200 to 599")
-    headers = cursor.headers()
+    headers = cursor.headers(strict=True)
     return Response(status=status, headers=headers, body=message[cursor.at :])
 
 
@@ -138,5 +144,5 @@ def decode_request(message: memoryview) -> Request:
     if version != VERSION:
         raise MalformedExchange(f"version: {version}, not {VERSION}")
     method, path, query = cursor.text("method"), cursor.text("path"), cursor.text("query")
-    headers = cursor.headers()
+    headers = cursor.headers(strict=False)
     return Request(method=method, path=path, query=query, headers=headers, body=message[cursor.at :].tobytes())

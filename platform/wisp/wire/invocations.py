@@ -30,6 +30,8 @@ from wisp.wire.tensors import ElementType, TensorSpec
 INLINE_BYTES = 60 * 1024
 """Message bytes that travel inside a frame; above that they go by segment."""
 MAX_DETAIL_BYTES = 1024
+MAX_NUMBER = 2**63 - 1
+"""Of anything that a receipt counts: what comes after (Redis, protocol buffers) counts in signed 64 bits."""
 
 
 class Kind(IntEnum):
@@ -132,7 +134,10 @@ def encode_result(invocation: int, ending: Ending, in_segment: int | None = None
 
 
 def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
-    """(invocation, ending). The sandbox is hostile here: each length is checked; raises `InvalidFrame`."""
+    """(invocation, ending). The sandbox is hostile here: each length and number is checked, the detail made printable.
+
+    Raises `InvalidFrame`.
+    """
     try:
         (
             invocation, number, in_segment, detail_bytes, log_bytes, response_bytes, host_calls, inferences,
@@ -141,10 +146,12 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
         outcome = CODES[number]
     except (struct.error, IndexError) as error:
         raise InvalidFrame("a result that is none") from error
+    if max(fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes) > MAX_NUMBER:
+        raise InvalidFrame("a result with an impossible receipt")
     at = RESULT_HEAD.size + detail_bytes
     if at > len(payload):
         raise InvalidFrame("a result whose detail passes its end")
-    detail = payload[RESULT_HEAD.size : at].decode("utf-8", "replace")
+    detail = _one_line(payload[RESULT_HEAD.size : at].decode("utf-8", "replace"))
     source = answer if in_segment else memoryview(payload)[at:]
     if response_bytes + log_bytes > len(source):
         raise InvalidFrame("a result whose response passes its end")
@@ -162,3 +169,10 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     response = bytes(source[:response_bytes])
     logs = bytes(source[response_bytes : response_bytes + log_bytes])
     return invocation, Ending(outcome=outcome, receipt=receipt, response=response, logs=logs, detail=detail)
+
+
+def _one_line(text: str) -> str:
+    """As honest sandboxes write it already; a log or a terminal must not obey what another one writes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -6,6 +6,7 @@ so an unsealed descriptor is refused. See memfd_create(2) and fcntl(2), "File se
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -21,7 +22,11 @@ F_GET_SEALS = 1034
 SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 0x1, 0x2, 0x4, 0x8
 FIXED = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW
 FROZEN = FIXED | SEAL_WRITE
-FALLOC_PUNCH_HOLE_KEEP_SIZE = 0x3
+PUNCH_HOLE_KEEP_SIZE = 0x3
+
+# The standard library has posix_fallocate, but no punching of holes.
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
 
 
 def create_fixed(name: str, size_bytes: int) -> int:
@@ -52,21 +57,33 @@ def create_frozen(name: str, chunks: Iterable[bytes | memoryview]) -> int:
 
 
 def require_seals(fd: int, seals: int) -> int:
-    """The segment's size in bytes. Raises `InvalidFrame` if the descriptor is no memfd or lacks one of the seals."""
+    """The segment's size in bytes. Raises `InvalidFrame` if the descriptor is no memfd, lacks a seal, or is empty."""
     try:
         present = fcntl.fcntl(fd, F_GET_SEALS)
     except OSError as error:
         raise InvalidFrame("a descriptor is not a memory segment") from error
     if present & seals != seals:
         raise InvalidFrame(f"a segment lacks seals: has {present:#x}, needs {seals:#x}")
-    return os.fstat(fd).st_size
+    size_bytes = os.fstat(fd).st_size
+    if size_bytes == 0:
+        raise InvalidFrame("an empty segment")
+    return size_bytes
+
+
+def clear(fd: int, used_bytes: int) -> None:
+    """Gives the pages of the first `used_bytes` back to the kernel: they read as zero from now on, in every process."""
+    length = (used_bytes + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
+    if length > 0 and _fallocate(fd, PUNCH_HOLE_KEEP_SIZE, 0, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 class Segment:
     """A mapped segment. Owns the mapping, and the descriptor too; `close` is idempotent."""
 
     def __init__(self, fd: int, *, writable: bool = True) -> None:
-        """Takes the descriptor over. Raises `InvalidFrame` if it is not sealed against resizing."""
+        """Takes the descriptor over. Raises `InvalidFrame` if it is empty or not sealed against resizing; if not
+        `writable`, against writing too."""
         try:
             self.size_bytes = require_seals(fd, FIXED if writable else FROZEN)
             protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
@@ -82,10 +99,8 @@ class Segment:
         return cls(create_fixed(name, size_bytes))
 
     def clear(self, used_bytes: int) -> None:
-        """Gives the first `used_bytes` back to the kernel: they read as zero from now on, in every process."""
-        if used_bytes > 0:
-            length = min((used_bytes + mmap.PAGESIZE - 1) & -mmap.PAGESIZE, self.size_bytes)
-            _punch_hole(self.fd, length)
+        """See `clear`; the mapping stays."""
+        clear(self.fd, min(used_bytes, self.size_bytes))
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -101,13 +116,3 @@ class Segment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _punch_hole(fd: int, length: int) -> None:
-    import ctypes  # only where a segment is cleared: the standard library has posix_fallocate, but no punching of holes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    offset_t = ctypes.c_longlong
-    if libc.fallocate(fd, FALLOC_PUNCH_HOLE_KEEP_SIZE, offset_t(0), offset_t(length)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
