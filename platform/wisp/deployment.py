@@ -41,7 +41,6 @@ from wisp.scheduling.sandboxes import Job, Sandboxes
 from wisp.wire.admissions import Terms
 from wisp.wire.outcome import Outcome
 
-TRIAL_QUEUE = 64
 TRIAL_QUEUE_S = 10.0
 
 
@@ -229,7 +228,7 @@ class Deployer:
             timeout_ns=grants.timeout_ns,
             probe=True,
         )
-        ending, _ = await self._sandboxes.run(job, max_queue=TRIAL_QUEUE, queue_timeout_s=TRIAL_QUEUE_S)
+        ending, _ = await self._sandboxes.run(job, queue_timeout_s=TRIAL_QUEUE_S)
         self._sandboxes.forget(link)
         if ending.outcome is Outcome.OK:
             return ()

@@ -211,9 +211,8 @@ class Dispatcher:
                 body_bytes=body.size_bytes,
                 timeout_ns=plan.grants.timeout_ns,
             )
-            concurrency = plan.grants.concurrency
             ending, queue_ns = await self._sandboxes.run(
-                job, max_queue=concurrency.max_queue, queue_timeout_s=concurrency.queue_timeout_ns / NS
+                job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
             )
         return self._answer(target, call.request_id, ending, queue_ns)
 

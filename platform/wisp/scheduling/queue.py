@@ -29,15 +29,13 @@ class FairQueue(Generic[W]):
         self.length = 0
         self._tenants: OrderedDict[str, deque[Waiter[W]]] = OrderedDict()
 
-    def push(self, tenant: str, waiter: Waiter[W], most: int) -> None:
-        """Raises `Overloaded` when the node's queue is full, `TooManyInflight` when the tenant's is (`most` bounds it
-        further)."""
+    def push(self, tenant: str, waiter: Waiter[W]) -> None:
+        """Raises `Overloaded` when the node's queue is full, `TooManyInflight` when the tenant's is."""
         if self.length >= self.total:
             raise Overloaded("this node's queue is full; try again", limit=self.total, used=self.length)
         queue = self._tenants.get(tenant)
-        bound = min(self.per_tenant, most)
-        if (0 if queue is None else len(queue)) >= bound:
-            raise TooManyInflight("this tenant's queue is full; try again", limit=bound, used=bound)
+        if queue is not None and len(queue) >= self.per_tenant:
+            raise TooManyInflight("this tenant's queue is full; try again", limit=self.per_tenant, used=self.per_tenant)
         if queue is None:
             queue = self._tenants[tenant] = deque()
         queue.append(waiter)

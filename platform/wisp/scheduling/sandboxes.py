@@ -297,7 +297,7 @@ class Sandboxes:
         except TimeoutError as error:
             raise ChildLost("the sandboxes do not start") from error
 
-    async def run(self, job: Job, *, max_queue: int, queue_timeout_s: float) -> tuple[Ending, int]:
+    async def run(self, job: Job, *, queue_timeout_s: float) -> tuple[Ending, int]:
         """Waits for a sandbox, then for the ending: (ending, ns spent waiting for the sandbox).
 
         Raises `Overloaded`, `TooManyInflight`, `QueueTimeout`, `ChildLost`. Cancelled, it gives its place back, or
@@ -307,7 +307,7 @@ class Sandboxes:
         sandbox = self._take_idle(job.link)
         if sandbox is None:
             queued_ns = -time.monotonic_ns()
-            sandbox = await self._wait(job, max_queue, queue_timeout_s)
+            sandbox = await self._wait(job, queue_timeout_s)
             queued_ns += time.monotonic_ns()
         number = next(self._numbers)
         running = sandbox.start(job, number)
@@ -317,9 +317,9 @@ class Sandboxes:
             sandbox.abandon(number)
             raise
 
-    async def _wait(self, job: Job, max_queue: int, timeout_s: float) -> Sandbox:
+    async def _wait(self, job: Job, timeout_s: float) -> Sandbox:
         waiter: Waiter[Sandbox] = Waiter()
-        self._queue.push(job.tenant, waiter, max_queue)
+        self._queue.push(job.tenant, waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter.granted

@@ -1,0 +1,45 @@
+# Every target makes its own virtual environment in .venv, from PyPI alone. PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo serve test lint types guests guests-check bench clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("wisp needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## start a platform, deploy the example tenants, call them, show what it cost, stop
+	$(BIN)/wisp demo
+
+serve: $(VENV)/.installed ## the same platform, kept up, with a curl line for each function
+	$(BIN)/wisp serve --dev
+
+test: $(VENV)/.installed ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed ## mypy, strict, over source and tests
+	$(BIN)/mypy
+
+guests: ## rebuild the prebuilt guests (needs Rust)
+	$(PYTHON) sdk-rust/build.py
+
+guests-check: ## the prebuilt guests match their sources (needs no Rust)
+	$(PYTHON) sdk-rust/build.py --check
+
+bench: $(VENV)/.installed ## what a request costs here, as ratios
+	$(BIN)/python tests/bench/bench_hello.py
+
+clean: ## everything that these targets made, the virtual environment too
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis sdk-rust/target
