@@ -1,0 +1,298 @@
+"""`ANY /t/{tenant}/{function}[/{path}]`: a request to its function and the answer back, with its receipt.
+
+Names, key, body, invocation, answer; the caller's going away ends the guest. Nothing is logged of what went well, and
+what is the same for every request was made beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import Receive, Scope, Send
+
+from wisp.api import problems
+from wisp.api.authentication import bearer
+from wisp.api.bodies import ClientGone, content_length, refuse_longer
+from wisp.api.problems import Problem, RawHeaders, problem_of, problem_of_outcome
+from wisp.dispatch import Answer, Call, Target
+from wisp.errors import FunctionNotFound, InvalidName, InvalidRequest, RequestTimeout, WispError
+from wisp.names import FunctionName, RequestId, TenantName, parse_function, parse_tenant, request_id
+from wisp.scheduling.bodies import RequestBody
+from wisp.telemetry import Metrics
+from wisp.wire.exchange import MAX_HEADERS
+from wisp.wire.outcome import CODES, Outcome, Receipt
+
+if TYPE_CHECKING:
+    from wisp.node import Node
+
+log = logging.getLogger(__name__)
+
+PREFIX: Final = b"/t/"
+NS_PER_MS: Final = 1e6
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 4 * 1024 * 1024
+"""What is read, and thrown away, of a body that was refused: a connection reset would lose the refusal."""
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+"""RFC 9110 §7.6.1, and what older clients send."""
+NOT_FOR_GUESTS: Final = HOP_BY_HOP | {b"authorization"}
+NOT_FROM_GUESTS: Final = HOP_BY_HOP | {b"content-length", b"date", b"server", b"server-timing"}
+OWN: Final = b"wisp-"
+BODILESS: Final = frozenset({204, 205, 304})
+OUTCOME_HEADERS: Final = {outcome: (b"wisp-outcome", outcome.value.encode()) for outcome in CODES}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the platform reads of a request's headers, and what is left of them for the guest."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    secret: str | None
+    length: int | None
+    request_id: RequestId
+
+
+def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
+    """One pass over the headers; names are lower-case already, as ASGI has them."""
+    kept: list[tuple[bytes, bytes]] = []
+    authorizations: list[bytes] = []
+    lengths: list[bytes] = []
+    offered: str | None = None
+    nominated: set[bytes] | None = None
+    for pair in raw:
+        name, value = pair
+        if name == b"authorization":
+            authorizations.append(value)
+        elif name == b"connection":
+            nominated = (nominated or set()) | {token.strip().lower() for token in value.split(b",")}
+        elif name not in NOT_FOR_GUESTS and not name.startswith(OWN):
+            kept.append(pair)
+            if name == b"content-length":
+                lengths.append(value)
+            elif name == b"x-request-id":
+                offered = value.decode("latin-1")
+    if nominated:
+        kept = [pair for pair in kept if pair[0] not in nominated or pair[0] == b"content-length"]
+    return Head(
+        headers=tuple(kept),
+        secret=bearer(authorizations) if authorizations else None,
+        length=content_length(lengths),
+        request_id=request_id(offered),
+    )
+
+
+def split_path(raw_path: bytes) -> tuple[TenantName, FunctionName, bytes]:
+    """Tenant, function, and the path below it as it came. Raises `FunctionNotFound` for what is out of grammar."""
+    tenant, _, rest = raw_path[len(PREFIX) :].partition(b"/")
+    function, slash, below = rest.partition(b"/")
+    try:
+        return parse_tenant(_decoded(tenant)), parse_function(_decoded(function)), slash + below or b"/"
+    except InvalidName:
+        raise FunctionNotFound("there is no such function") from None
+
+
+def _decoded(segment: bytes) -> str:
+    return (unquote_to_bytes(segment) if b"%" in segment else segment).decode("latin-1")
+
+
+def receipt_headers(outcome: Outcome, version: int, receipt: Receipt, request: RequestId) -> RawHeaders:
+    return [
+        OUTCOME_HEADERS[outcome],
+        (b"wisp-version", b"%d" % version),
+        (b"wisp-fuel-used", b"%d" % receipt.fuel),
+        (b"wisp-memory-peak", b"%d" % receipt.memory_peak_bytes),
+        (b"wisp-request-id", request.encode()),
+        (
+            b"server-timing",
+            b"queue;dur=%.3f, store;dur=%.3f, guest;dur=%.3f, nn;dur=%.3f"
+            % (
+                receipt.queue_ns / NS_PER_MS,
+                receipt.store_ns / NS_PER_MS,
+                receipt.guest_ns / NS_PER_MS,
+                receipt.nn_ns / NS_PER_MS,
+            ),
+        ),
+    ]
+
+
+def guest_headers(headers: Sequence[tuple[bytes, bytes]]) -> RawHeaders:
+    """A guest's response headers, without those that are the connection's or the platform's."""
+    kept = [pair for pair in headers if pair[0] not in NOT_FROM_GUESTS and not pair[0].startswith(OWN)]
+    if len(kept) != len(headers):
+        nominated = {
+            token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
+        }
+        if nominated:
+            kept = [pair for pair in kept if pair[0] not in nominated]
+    return kept
+
+
+class DataPlane:
+    """One ASGI application for everything under `/t/`."""
+
+    def __init__(self, node: Node, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.dispatcher = node.dispatcher
+        self.body_timeout_s = node.settings.body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        head = read_head(scope["headers"])
+        request = Incoming(receive)
+        tenant = ""
+        code: str
+        try:
+            name, function, below = split_path(scope["raw_path"])
+            target = await self.dispatcher.resolve(name, function, head.secret)
+            tenant = name
+            answer = await self._run(scope, request, head, target, below)
+            try:
+                code = answer.outcome.value
+                await self._send(scope, send, head, target, answer)
+            finally:
+                answer.close()
+        except ClientGone:
+            return
+        except WispError as error:
+            problem = problem_of(error)
+            if problem.status == 500:
+                log.exception("a request failed", extra={"request_id": head.request_id})
+                problem = problems.internal_error()
+            code = problem.code
+            await self._refuse(scope, request, send, problem, head.request_id)
+        except Exception:  # the HTTP boundary: whatever it was stays inside
+            log.exception("a request failed", extra={"request_id": head.request_id})
+            code = problems.INTERNAL_ERROR
+            await self._refuse(scope, request, send, problems.internal_error(), head.request_id)
+        self.metrics.answered(tenant, code, time.perf_counter() - started)
+
+    async def _run(self, scope: Scope, request: Incoming, head: Head, target: Target, below: bytes) -> Answer:
+        if len(head.headers) > MAX_HEADERS:
+            raise InvalidRequest(f"a request may have {MAX_HEADERS} headers", limit=MAX_HEADERS, used=len(head.headers))
+        refuse_longer(head.length, target.grants.request_body_bytes, "the body")
+        call = Call(
+            tenant=target.tenant,
+            function=target.function,
+            method=scope["method"].encode("latin-1"),
+            path=below,
+            query=scope["query_string"],
+            headers=head.headers,
+            request_id=head.request_id,
+        )
+        body = self.dispatcher.open_body(target)
+        try:
+            await request.read_into(body, self.body_timeout_s)
+            return await self._invoke(request, target, call, body)
+        finally:
+            body.close()
+
+    async def _invoke(self, request: Incoming, target: Target, call: Call, body: RequestBody) -> Answer:
+        """While it runs, the connection is watched: a caller that goes away takes the guest with it."""
+        answer: Answer | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(request.gone())
+                try:
+                    answer = await self.dispatcher.invoke(target, call, body)
+                finally:
+                    watch.cancel()
+        except ExceptionGroup as failed:
+            if answer is not None:
+                answer.close()
+            raise failed.exceptions[0] from None  # where both failed, that the caller has gone is the first
+        return answer
+
+    async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> None:
+        receipt = answer.receipt
+        self.metrics.ran(queue_ns=receipt.queue_ns, guest_ns=receipt.guest_ns, nn_ns=receipt.nn_ns)
+        headers = receipt_headers(answer.outcome, answer.version, receipt, head.request_id)
+        response = answer.response
+        if response is None:
+            problem = problem_of_outcome(answer.outcome, receipt, target.grants)
+            content = problem.body(head.request_id)
+            headers += [pair for pair in problem.headers(head.request_id) if pair[0] != b"wisp-request-id"]
+            status = problem.status
+        else:
+            status, content = response.status, bytes(response.body)
+            headers += guest_headers(response.headers)
+        await _respond(scope, send, status, headers, content)
+
+    async def _refuse(self, scope: Scope, request: Incoming, send: Send, problem: Problem, identity: RequestId) -> None:
+        if problem.code != RequestTimeout.code:
+            await request.linger()
+        await _respond(scope, send, problem.status, problem.headers(identity), problem.body(identity))
+
+
+class Incoming:
+    """The receiving side of one request."""
+
+    __slots__ = ("_receive", "ended")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def read_into(self, body: RequestBody, timeout_s: float) -> None:
+        """Raises what the body raises, `RequestTimeout` and `ClientGone`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.ended:
+                    chunk = await self._next()
+                    if chunk:
+                        body.append(chunk)
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self.ended = True
+            raise ClientGone
+        self.ended = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    async def gone(self) -> None:
+        """Returns never: raises `ClientGone` when the connection is closed."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+
+    async def linger(self) -> None:
+        """Takes in a little of a body that nobody wants, so that the caller can finish and read why."""
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self.ended and left > 0:
+                    left -= len(await self._next())
+        except (TimeoutError, ClientGone):
+            self.ended = True
+
+
+async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes) -> None:
+    if status in BODILESS:
+        content = b""
+    if status not in (204, 304):  # RFC 9110 §8.6
+        headers.append((b"content-length", b"%d" % len(content)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})

@@ -1,0 +1,127 @@
+"""`/v1/tenants`: the operator makes, changes and removes tenants."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from wisp.api.authentication import Right
+from wisp.api.bodies import NewTenant, TenantPatch
+from wisp.api.moments import moment
+from wisp.api.operations import BODY_ERRORS, Context, Operation, document, listing, nothing
+from wisp.errors import Conflict, Fault, InvalidName, InvalidRequest, NotFound
+from wisp.names import ClassName, parse_class, parse_tenant
+from wisp.registry.records import Role, Tenant
+
+
+def show(tenant: Tenant) -> dict[str, object]:
+    return {
+        "tenant": tenant.name,
+        "class": tenant.class_name,
+        "suspended": tenant.suspended,
+        "created": moment(tenant.created_at),
+    }
+
+
+def known_class(context: Context, text: str) -> ClassName:
+    """Raises `InvalidName`, also for a class that no document describes."""
+    name = parse_class(text)
+    try:
+        context.node.ceilings.for_class(name)
+    except NotFound as error:
+        raise InvalidName(error.message, (Fault(field="class", message=error.message),)) from error
+    return name
+
+
+async def create(context: Context) -> Response:
+    wanted = await context.json(NewTenant)
+    registry = context.node.registry
+    tenant = await registry.tenants.create(parse_tenant(wanted.tenant), known_class(context, wanted.class_name))
+    context.node.snapshot.invalidate(tenant.name)
+    key, secret = await registry.keys.issue(tenant.name, Role.DEPLOY)
+    shown = show(tenant)
+    shown["key"] = {"id": key.id, "role": key.role.value, "secret": secret}
+    return document(shown, 201)
+
+
+async def list_all(context: Context) -> Response:
+    return listing([show(tenant) for tenant in await context.node.registry.tenants.list()])
+
+
+async def get(context: Context) -> Response:
+    assert context.tenant is not None
+    return document(show(context.tenant))
+
+
+async def change(context: Context) -> Response:
+    wanted = await context.json(TenantPatch)
+    if wanted.class_name is None and wanted.suspended is None:
+        raise InvalidRequest("give class or suspended, or both")
+    class_name = None if wanted.class_name is None else known_class(context, wanted.class_name)
+    tenant = await context.node.registry.tenants.patch(context.owner, class_name=class_name, suspended=wanted.suspended)
+    context.node.snapshot.invalidate(tenant.name)
+    return document(show(tenant))
+
+
+async def delete(context: Context) -> Response:
+    functions = await context.node.registry.functions.list(context.owner)
+    await context.node.registry.tenants.delete(context.owner)
+    context.node.snapshot.invalidate(context.owner)
+    for function in functions:
+        context.node.tenantlog.forget(context.owner, function.name)
+    context.metrics.forget(context.owner)
+    return nothing()
+
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/v1/tenants",
+        name="createTenant",
+        summary="Make a tenant and its first deploy key, whose secret is shown once.",
+        right=Right.OPERATOR,
+        handler=create,
+        body=NewTenant,
+        answers=((201, "the tenant and its key"),),
+        raises=(*BODY_ERRORS, InvalidName, Conflict),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/tenants",
+        name="listTenants",
+        summary="All tenants, by name.",
+        right=Right.OPERATOR,
+        handler=list_all,
+        answers=((200, "the tenants"),),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/tenants/{tenant}",
+        name="getTenant",
+        summary="One tenant.",
+        right=Right.OPERATOR,
+        handler=get,
+        answers=((200, "the tenant"),),
+        raises=(InvalidName, NotFound),
+    ),
+    Operation(
+        method="PATCH",
+        path="/v1/tenants/{tenant}",
+        name="changeTenant",
+        summary="Give a tenant another class, suspend or resume it.",
+        right=Right.OPERATOR,
+        handler=change,
+        body=TenantPatch,
+        answers=((200, "the tenant"),),
+        raises=(*BODY_ERRORS, InvalidName, NotFound),
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/tenants/{tenant}",
+        name="deleteTenant",
+        summary="Remove a tenant and everything it has.",
+        right=Right.OPERATOR,
+        handler=delete,
+        answers=((204, "gone"),),
+        raises=(InvalidName, NotFound),
+    ),
+)

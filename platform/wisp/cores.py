@@ -1,0 +1,53 @@
+"""How many cores this process may really use: the smaller of its affinity and its control group's quota."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """At least 1. A quota of one and a half cores is two: a process more is cheaper than half a core idle."""
+    cores = len(os.sched_getaffinity(0))
+    quota = quota_cores()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def quota_cores(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> float | None:
+    """The tightest quota on the way from this process' group to the root, in cores; None where nothing limits it."""
+    quotas = [quota for group in _groups(root, own) if (quota := _quota(group)) is not None]
+    return min(quotas, default=None)
+
+
+def _groups(root: Path, own: Path) -> list[Path]:
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    groups = [root, root / "cpu"]
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        base = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
+        if base is not None:
+            group = base / path.lstrip("/")
+            groups += [group, *(parent for parent in group.parents if parent.is_relative_to(base))]
+    return groups
+
+
+def _quota(group: Path) -> float | None:
+    """`cpu.max` of version 2, the two files of version 1."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdigit() or not period.isdigit() or not int(quota) or not int(period):
+        return None
+    return int(quota) / int(period)

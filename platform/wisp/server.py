@@ -1,0 +1,234 @@
+"""The HTTP server around one node: Hypercorn on uvloop, HTTP/1.1 only, bounded in every direction, ended with grace.
+
+Time limits, and where each is: a request's head within `HEAD_S` of the connection or the last answer (Hypercorn's idle
+time), a body within the settings' (the API), a guest within its grants (the dispatcher), an answer's bytes taken by the
+caller within `STALLED_S` (the socket). Hypercorn's own `read_timeout` is off: it would end requests that wait for their
+guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, cast
+
+import h11
+import hypercorn.protocol
+import uvloop
+from hypercorn.asyncio import serve as serve_http
+from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import Framework
+
+from wisp.api.app import create_app
+from wisp.errors import InvalidSettings, WispError
+from wisp.node import Node
+from wisp.settings import MIN_OPERATOR_KEY, Settings
+from wisp.telemetry import Gauges, Metrics, configure_logging
+
+log = logging.getLogger(__name__)
+
+HEAD_S: Final = 20.0
+HEAD_BYTES: Final = 24 * 1024
+"""A request's line and headers; with the smallest body it must fit the dispatcher's frame."""
+STALLED_S: Final = 30.0
+REQUESTS_A_CONNECTION: Final = 100_000
+BACKLOG: Final = 1024
+TLS_HANDSHAKE_S: Final = 10.0
+OPERATOR_KEY_FILE: Final = "operator.key"
+
+Companion = Callable[[Settings, str], Coroutine[None, None, None]]
+"""Runs beside the server once it listens, given the settings and the base URL."""
+
+
+class Http1Protocol(H11Protocol):
+    """HTTP/1.1 and nothing else: Hypercorn offers cleartext HTTP/2 by upgrade and by prior knowledge, and bounds
+    neither its streams' resets nor their number over time. An `Upgrade: h2c` is ignored (RFC 9110 §7.8 allows it); the
+    HTTP/2 preface is a request of version 2.0, which the application answers with 505."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        return
+
+
+def speak_http1_only() -> None:
+    """Hypercorn's protocol wrapper makes its first protocol by this name; raises if it does not any more."""
+    if getattr(hypercorn.protocol, "H11Protocol", None) not in (H11Protocol, Http1Protocol):
+        raise RuntimeError("this hypercorn is not the one that wisp knows how to keep to HTTP/1.1")
+    if not hasattr(H11Protocol, "_check_protocol"):
+        raise RuntimeError("this hypercorn decides elsewhere whether to speak HTTP/2")
+    hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[attr-defined]
+
+
+def serve(settings: Settings, companion: Companion | None = None) -> None:
+    """Returns after a graceful end. Raises `InvalidSettings` before the port answers."""
+    configure_logging(settings.log_format)
+    settings = with_operator_key(settings)
+    speak_http1_only()
+    uvloop.run(_serve(settings, companion))
+
+
+def with_operator_key(settings: Settings) -> Settings:
+    """The settings with a key: with `dev` and none, the one in `DIR/operator.key`, made if it is not there."""
+    if settings.operator_key is not None:
+        return settings
+    path = settings.data_dir / OPERATOR_KEY_FILE
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            key = path.read_text().strip()
+        else:
+            key = secrets.token_urlsafe(32)
+            write_private(path, key + "\n")
+            print(f"operator key (kept in {path}): {key}", flush=True)  # noqa: T201  # once, and never into a log
+    except OSError as error:
+        raise InvalidSettings(f"{path}: {error.strerror}") from error
+    if len(key) < MIN_OPERATOR_KEY:
+        raise InvalidSettings(f"{path}: holds no operator key; remove it to have one made")
+    return replace(settings, operator_key=key)
+
+
+def write_private(path: Path, text: str) -> None:
+    """A new file that only its owner can read, whatever the umask."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def listen(bind: str) -> socket.socket:
+    """Bound, not yet listening: a port that is taken is refused before any child starts. Raises `InvalidSettings`."""
+    host, _, port = bind.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # tcp(7): also ends a connection whose peer takes nothing of what it asked for.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as error:
+        raise InvalidSettings(f"--bind {bind}: {error.strerror}") from error
+    return bound
+
+
+def make_config(settings: Settings) -> Config:
+    """Without where to listen. Raises `InvalidSettings` if the certificate and key are none or do not fit together."""
+    config = Config()
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.accesslog = None
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = HEAD_S
+    config.keep_alive_max_requests = REQUESTS_A_CONNECTION
+    config.h11_max_incomplete_size = HEAD_BYTES
+    config.ssl_handshake_timeout = TLS_HANDSHAKE_S
+    config.graceful_timeout = settings.drain_timeout_s
+    if settings.tls_cert is not None:
+        config.certfile, config.keyfile = str(settings.tls_cert), str(settings.tls_key)
+        try:
+            config.create_ssl_context()
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings("--tls-cert, --tls-key: not a PEM certificate and its private key") from error
+    return config
+
+
+def base_url(settings: Settings, bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _serve(settings: Settings, companion: Companion | None) -> None:
+    stop, starting = asyncio.Event(), True
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        stop.set()
+        if starting and main is not None:
+            main.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    with listen(settings.bind) as bound, suppress(asyncio.CancelledError):
+        config = make_config(settings)
+        log.info("starting: %s", " ".join(f"{name}={value}" for name, value in settings.masked().items()))
+        async with Node(settings) as node:
+            starting = False
+            await _answer_requests(node, config, bound, stop, companion)
+    log.info("stopped")
+
+
+async def _answer_requests(
+    node: Node, config: Config, bound: socket.socket, stop: asyncio.Event, companion: Companion | None
+) -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: gauges_of(node))
+    app = cast(Framework, create_app(node, metrics))
+    url = base_url(node.settings, bound)
+    bound.listen(BACKLOG)  # from here on callers wait for the server instead of being refused
+    config.bind = [f"fd://{bound.detach()}"]  # Hypercorn's from here on, to close
+    async with asyncio.TaskGroup() as group:
+        beside = None if companion is None else group.create_task(companion(node.settings, url))
+        log.info("listening on %s", url)
+        with suppress(asyncio.CancelledError):  # Hypercorn's own, where requests outlast the drain
+            await serve_http(app, config, shutdown_trigger=lambda: _drained(node, stop), mode="asgi")
+        if beside is not None:
+            beside.cancel()
+
+
+async def _drained(node: Node, stop: asyncio.Event) -> None:
+    """Returns when the listener may close: some time after `/readyz` began to say no."""
+    await stop.wait()
+    node.draining = True
+    log.info("draining: not ready, accepting for %g s more", node.settings.drain_delay_s)
+    await asyncio.sleep(node.settings.drain_delay_s)
+
+
+def gauges_of(node: Node) -> Gauges:
+    slots = node.sandboxes.slots
+    busy = sum(slot.busy for slot in slots)
+    return Gauges(
+        sandboxes_busy=busy,
+        sandboxes_idle=max(0, sum(slot.ready for slot in slots) - busy),
+        queued=node.sandboxes.queued,
+        bytes_in_flight=node.budget.used_bytes,
+        sandbox_restarts=node.sandboxes.restarts,
+        inference_restarts=node.host.restarts,
+    )
+
+
+def run(load: Callable[[], Settings], companion: Companion | None = None) -> int:
+    """The exit status: 0 after a graceful end, 2 for what an operator can correct, 1 for what failed; one line each."""
+    status = 0
+    try:
+        serve(load(), companion)
+    except* InvalidSettings as group:
+        status = _report(group, 2)
+    except* WispError as group:
+        status = _report(group, 1)
+    return status
+
+
+def _report(group: BaseExceptionGroup[WispError], status: int) -> int:
+    for error in group.exceptions:
+        if isinstance(error, WispError):
+            print(f"wisp: {error.message}", file=sys.stderr)  # noqa: T201
+        else:
+            _report(error, status)
+    return status

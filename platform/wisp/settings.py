@@ -1,0 +1,306 @@
+"""What an operator can set: flag, else `WISP_*` variable, else default; checked whole before anything starts.
+
+`SETTINGS` is the one table: the command line, the variables, `--help` and the documentation are made from it. Unknown
+`WISP_*` variables are refused, since a misspelt limit is no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wisp.cores import usable_cores
+from wisp.errors import InvalidSettings
+
+PREFIX = "WISP_"
+MIN_OPERATOR_KEY = 32
+MAX_OPERATOR_KEY = 512
+MASK = "***"
+
+BINARY = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+SIZE = re.compile(r"(0|[1-9][0-9]{0,14})(Ki|Mi|Gi|Ti|)", re.ASCII)
+TIME = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m)", re.ASCII)
+TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0}
+BIND = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", re.ASCII)
+WORDS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def _boolean(text: str) -> bool:
+    if text not in WORDS:
+        raise ValueError("one of 1 true 0 false")
+    return WORDS[text]
+
+
+def _size(text: str) -> int:
+    match = SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("a number of bytes, alone or followed by Ki Mi Gi Ti")
+    return int(match[1]) * BINARY[match[2]]
+
+
+def _time_s(text: str) -> float:
+    match = TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("a whole number followed by ms, s or m")
+    return int(match[1]) * TIME_UNITS_S[match[2]]
+
+
+def _positive(parse: Callable[[str], float], rule: str) -> Callable[[str], float]:
+    def parsed(text: str) -> float:
+        value = parse(text)
+        if value <= 0:
+            raise ValueError(rule)
+        return value
+
+    return parsed
+
+
+def _count(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,3}", text, re.ASCII) is None or int(text) > 1024:
+        raise ValueError("a whole number from 1 to 1024")
+    return int(text)
+
+
+def _bind(text: str) -> str:
+    match = BIND.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError("host:port, such as 127.0.0.1:8080 or [::1]:8080; port 0 takes a free one")
+    return text
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def parsed(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {' '.join(words)}")
+        return text
+
+    return parsed
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    return Path(text)
+
+
+def _url(text: str) -> str:
+    try:
+        scheme = urlsplit(text).scheme
+    except ValueError:
+        scheme = ""
+    if not scheme:
+        raise ValueError("a URL with its scheme")
+    return text
+
+
+def _operator_key(text: str) -> str:
+    sane = text.isascii() and text.isprintable() and " " not in text
+    if not sane or not MIN_OPERATOR_KEY <= len(text) <= MAX_OPERATOR_KEY:
+        raise ValueError(f"{MIN_OPERATOR_KEY} to {MAX_OPERATOR_KEY} printable ASCII characters without spaces")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row. `default` is as it would be written, None where there is none; `unit` ends the attribute's name."""
+
+    name: str
+    parse: Callable[[str], object]
+    default: str | None
+    metavar: str
+    help: str
+    unit: str = ""
+    secret: bool = False
+
+    @property
+    def attribute(self) -> str:
+        return self.name + self.unit
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str | None:
+        """A secret has none: a command line is visible to every process of the machine."""
+        return None if self.secret else "--" + self.name.replace("_", "-")
+
+    @property
+    def switch(self) -> bool:
+        return self.parse is _boolean
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="dev",
+        parse=_boolean,
+        default="false",
+        metavar="",
+        help="for trying out: make an operator key, deploy the tenants folder, print a curl line for each function",
+    ),
+    Setting(name="bind", parse=_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
+    Setting(name="data_dir", parse=_path, default=".wisp", metavar="DIR", help="what this node keeps; made 0700"),
+    Setting(name="redis", parse=_url, default=None, metavar="URL", help="redis:// rediss:// unix://; else embedded"),
+    Setting(name="blobs", parse=_url, default=None, metavar="URL", help="file://...; else in the data directory"),
+    Setting(name="policies", parse=_path, default=None, metavar="DIR", help="ceiling.yaml and class-*.yaml; they rule"),
+    Setting(name="tenants", parse=_path, default="tenants", metavar="DIR", help="what --dev deploys"),
+    Setting(
+        name="workers", parse=_count, default=None, metavar="N", help="sandbox processes; else one for each usable core"
+    ),
+    Setting(
+        name="drain_delay",
+        parse=_time_s,
+        default="0s",
+        metavar="TIME",
+        help="after SIGTERM, accept this much longer",
+        unit="_s",
+    ),
+    Setting(
+        name="drain_timeout",
+        parse=_time_s,
+        default="30s",
+        metavar="TIME",
+        help="then let requests in flight finish",
+        unit="_s",
+    ),
+    Setting(name="log_format", parse=_word("json", "text"), default="text", metavar="json|text", help="on stderr"),
+    Setting(name="metrics_public", parse=_boolean, default="false", metavar="", help="/metrics without a key"),
+    Setting(name="tls_cert", parse=_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
+    Setting(name="tls_key", parse=_path, default=None, metavar="FILE", help="PEM private key"),
+    Setting(
+        name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without second walls"
+    ),
+    Setting(
+        name="body_budget",
+        parse=_positive(_size, "more than 0 bytes"),
+        default="256Mi",
+        metavar="SIZE",
+        help="all bodies in flight together",
+        unit="_bytes",
+    ),
+    Setting(
+        name="body_timeout",
+        parse=_positive(_time_s, "more than 0s"),
+        default="30s",
+        metavar="TIME",
+        help="for a caller to send one request's body",
+        unit="_s",
+    ),
+    Setting(
+        name="operator_key",
+        parse=_operator_key,
+        default=None,
+        metavar="KEY",
+        help="the operator's key, 32 characters at least; with --dev one is made and kept in DIR/operator.key",
+        secret=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`operator_key` is None only with `dev`, until the server has made one."""
+
+    dev: bool
+    bind: str
+    data_dir: Path
+    redis: str | None
+    blobs: str | None
+    policies: Path | None
+    tenants: Path
+    workers: int
+    drain_delay_s: float
+    drain_timeout_s: float
+    log_format: str
+    metrics_public: bool
+    tls_cert: Path | None
+    tls_key: Path | None
+    require_walls: bool
+    body_budget_bytes: int
+    body_timeout_s: float
+    operator_key: str | None = field(repr=False)
+
+    @classmethod
+    def load(cls, flags: Mapping[str, str | bool | None], environ: Mapping[str, str] | None = None) -> Settings:
+        """`flags`: by setting name, None where not given. Raises InvalidSettings naming what is allowed."""
+        environ = os.environ if environ is None else environ
+        known = {setting.variable for setting in SETTINGS}
+        unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+        if unknown:
+            raise InvalidSettings(
+                f"unknown variable {unknown[0]!a}; wisp reads {', '.join(s.variable for s in SETTINGS)}"
+            )
+        values = {setting.attribute: _value(setting, flags.get(setting.name), environ) for setting in SETTINGS}
+        if values["workers"] is None:
+            values["workers"] = usable_cores()
+        settings = cls(**values)  # type: ignore[arg-type]  # each row's parser makes its field's type
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """What no setting can tell alone."""
+        if self.operator_key is None and not self.dev:
+            raise InvalidSettings(
+                f"set WISP_OPERATOR_KEY to {MIN_OPERATOR_KEY} characters or more, or start with --dev to have one made"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidSettings("--tls-cert and --tls-key go together")
+        for flag, file in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
+            if file is not None and not file.is_file():
+                raise InvalidSettings(f"{flag}: there is no file {str(file)!a}")
+        if self.policies is not None and not self.policies.is_dir():
+            raise InvalidSettings(f"--policies: there is no directory {str(self.policies)!a}")
+        if self.require_walls:
+            raise InvalidSettings(
+                "--require-walls: this release builds no second walls (Landlock, seccomp, namespaces) around its"
+                " children yet, so it cannot promise them; start without it"
+            )
+
+    def masked(self) -> dict[str, str]:
+        """As printed at the start: secrets and passwords do not appear."""
+        shown: dict[str, str] = {}
+        for setting in SETTINGS:
+            value = getattr(self, setting.attribute)
+            if value is None:
+                shown[setting.name] = "-"
+            elif setting.secret:
+                shown[setting.name] = MASK
+            else:
+                shown[setting.name] = _without_password(value) if setting.parse is _url else str(value)
+        return shown
+
+    @staticmethod
+    def describe() -> tuple[tuple[str, str, str, str], ...]:
+        """Flag (or ""), variable, default (or "") and meaning of every setting, for documents and their tests."""
+        return tuple((s.flag or "", s.variable, s.default or "", s.help) for s in SETTINGS)
+
+
+def _value(setting: Setting, flag: str | bool | None, environ: Mapping[str, str]) -> object:
+    """A flag from the command line may be a real boolean; everything else is text."""
+    if isinstance(flag, bool):
+        return flag
+    source, text = (setting.flag or setting.variable), flag
+    if text is None and setting.variable in environ:
+        source, text = setting.variable, environ[setting.variable]
+    if text is None:
+        text = setting.default
+    if text is None:
+        return None
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        shown = MASK if setting.secret or setting.parse is _url else ascii(text[:80])
+        raise InvalidSettings(f"{source}: {shown} is not {error}") from error
+
+
+def _without_password(url: str) -> str:
+    """User, password and query may carry secrets."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    hidden = f"{MASK}@" if "@" in parts.netloc else ""
+    query = f"?{MASK}" if parts.query else ""
+    return f"{parts.scheme}://{hidden}{host}{parts.path}{query}"

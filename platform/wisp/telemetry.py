@@ -1,0 +1,163 @@
+"""What the router tells its operator: log records on stderr and Prometheus metrics. The one user of prometheus_client.
+
+Labels are closed sets (codes, kinds of children) or the names of tenants that exist, which `forget` removes with them;
+functions, callers and versions are never labels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+NS_PER_S = 1e9
+CONTEXT = ("request_id", "tenant", "function")
+"""What a record may carry beside its message (`extra=`)."""
+QUIET = ("hypercorn.error", "httpx", "httpcore", "asyncio", "python_multipart", "python_multipart.multipart")
+"""Libraries whose ordinary chatter any caller could make."""
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _moment(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: getattr(record, name) for name in CONTEXT if hasattr(record, name)})
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return json.dumps(line)
+
+
+class TextLines(logging.Formatter):
+    """One line a record, whatever it quotes: control characters are escaped. A traceback follows on its own lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if not message.isprintable():
+            message = message.encode("unicode_escape").decode("ascii")
+        context = "".join(f" {name}={getattr(record, name)}" for name in CONTEXT if hasattr(record, name))
+        line = f"{_moment(record.created)} {record.levelname.lower():7} {record.name}: {message}{context}"
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            line += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        return line
+
+
+def configure_logging(log_format: str) -> None:
+    """`json` or `text`, on stderr, from INFO; replaces what was configured before."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR if "multipart" in name else logging.WARNING)
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """What a node can count at the moment it is asked. `bytes_in_flight`: of bodies; `queued`: requests."""
+
+    sandboxes_idle: int = 0
+    sandboxes_busy: int = 0
+    queued: int = 0
+    bytes_in_flight: int = 0
+    sandbox_restarts: int = 0
+    inference_restarts: int = 0
+
+
+HELP = {
+    "sandboxes_idle": "Sandboxes that wait for a request.",
+    "sandboxes_busy": "Sandboxes that run a guest.",
+    "queued": "Requests that wait for a sandbox.",
+    "bytes_in_flight": "Bytes of request and response bodies that this node holds.",
+}
+
+
+class Metrics:
+    """A registry of its own, so that two platforms in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.requests = Counter(
+            "wisp_requests", "Data plane answers, by tenant and code.", ["tenant", "code"], registry=self.registry
+        )
+        self.request_seconds = self._histogram("request", "From a request's head to its answer.")
+        self.queue_seconds = self._histogram("queue", "Waiting for a sandbox.")
+        self.guest_seconds = self._histogram("guest", "In the guest.")
+        self.inference_seconds = self._histogram("inference", "In inference, for one request.")
+        self._source: Callable[[], Gauges] | None = None
+        self._tenants: dict[str, dict[str, Counter]] = {}
+        self.registry.register(_Watched(self))
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"wisp_{name}_seconds", text, buckets=SECONDS, registry=self.registry)
+
+    def watch(self, source: Callable[[], Gauges]) -> None:
+        """`source` is asked at every scrape."""
+        self._source = source
+
+    def gauges(self) -> Gauges:
+        return Gauges() if self._source is None else self._source()
+
+    def answered(self, tenant: str, code: str, request_s: float) -> None:
+        """`tenant`: one that exists, or empty where the request got no further than its key."""
+        codes = self._tenants.setdefault(tenant, {})
+        counter = codes.get(code)
+        if counter is None:
+            counter = codes[code] = self.requests.labels(tenant, code)
+        counter.inc()
+        self.request_seconds.observe(request_s)
+
+    def ran(self, *, queue_ns: int, guest_ns: int, nn_ns: int) -> None:
+        """A guest ended, however it did."""
+        self.queue_seconds.observe(queue_ns / NS_PER_S)
+        self.guest_seconds.observe(guest_ns / NS_PER_S)
+        if nn_ns:
+            self.inference_seconds.observe(nn_ns / NS_PER_S)
+
+    def forget(self, tenant: str) -> None:
+        """The tenant was deleted: its label goes too."""
+        for code in self._tenants.pop(tenant, {}):
+            self.requests.remove(tenant, code)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text format and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class _Watched(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def _collect(self) -> Iterator[Metric]:
+        gauges = self.metrics.gauges()
+        for field in fields(gauges):
+            if field.name in HELP:
+                yield GaugeMetricFamily(f"wisp_{field.name}", HELP[field.name], value=getattr(gauges, field.name))
+        restarts = CounterMetricFamily("wisp_child_restarts", "Children replaced after they died.", labels=["kind"])
+        restarts.add_metric(["sandbox"], gauges.sandbox_restarts)
+        restarts.add_metric(["inference"], gauges.inference_restarts)
+        yield restarts

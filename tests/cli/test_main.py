@@ -1,0 +1,63 @@
+"""The command line itself: its options are the settings, and the demonstration is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from platforms import HANDLER_POLICY
+from wat import answering
+from wisp import __version__
+from wisp.cli.main import app
+from wisp.settings import SETTINGS
+
+
+def test_serve_offers_each_setting_but_the_secret() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
+    for setting in SETTINGS:
+        if setting.flag is not None:
+            assert setting.flag in shown
+            assert setting.variable in shown
+    assert "operator-key" not in shown
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["version"]).output == f"{__version__}\n"
+
+
+def test_a_demonstration_of_nothing_fails() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "wisp.cli", "demo", "--tenants", "/nonexistent"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert b"there is no directory" in ended.stdout
+
+
+def test_a_demonstration_is_given_whole(tmp_path: Path) -> None:
+    """One right answer, one wrong one, one function that is not built and has no samples: 1, and nothing left."""
+    for name, expected in (("right", "hello"), ("wrong", "goodbye")):
+        folder = tmp_path / "acme" / name
+        (folder / "samples").mkdir(parents=True)
+        (folder / "module.wasm").write_bytes(answering(b"hello"))
+        (folder / "policy.yaml").write_bytes(HANDLER_POLICY)
+        (folder / "samples" / "requests.json").write_text(json.dumps([{"expect": {"body": expected}}]))
+    (tmp_path / "acme" / "unbuilt").mkdir()
+    (tmp_path / "acme" / "unbuilt" / "policy.yaml").write_bytes(HANDLER_POLICY)
+    (tmp_path / "acme" / "tenant.yaml").write_text("class: free\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "wisp.cli", "demo", "--tenants", str(tmp_path)],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    said = ended.stdout.decode()
+    assert ended.returncode == 1, said
+    assert "2 answers: 1 right, 1 wrong" in said
+    assert "stopped with 0 and left no process behind" in said

@@ -1,0 +1,35 @@
+"""The quota of a control group, in both versions' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wisp.cores import quota_cores, usable_cores
+
+
+def test_version_2_takes_the_tightest_on_the_way_up(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/a/b\n")
+    assert quota_cores(tmp_path, own) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "cpu.max").write_text("400000 100000\n")
+    assert quota_cores(tmp_path, own) == 1.5
+
+
+def test_version_1_has_two_files(tmp_path: Path) -> None:
+    group = tmp_path / "cpu" / "a"
+    group.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("4:cpu,cpuacct:/a\n1:name=systemd:/x\n")
+    (group / "cpu.cfs_quota_us").write_text("50000\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    assert quota_cores(tmp_path, own) == 0.5
+    (group / "cpu.cfs_quota_us").write_text("-1\n")
+    assert quota_cores(tmp_path, own) is None
+
+
+def test_there_is_at_least_one() -> None:
+    assert usable_cores() >= 1
