@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings as hypothesis_settings
-from platforms import OPERATOR_KEY, Tenancy
 
+from platforms import OPERATOR_KEY, Tenancy
 from wisp.node import Node
 from wisp.settings import Settings
 

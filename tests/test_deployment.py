@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 import wasmtime
+
 from platforms import HANDLER_POLICY, TENANTS, TINY_MODELS, Tenancy
 from wat import LOOP, answering, handler
-
 from wisp.errors import ExceedsCeiling, FunctionNotFound, InvalidModel, InvalidModule, InvalidPolicy, NotFound, Rejected
 from wisp.names import parse_function, parse_model
 from wisp.node import Node

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from platforms import HANDLER_POLICY, TENANTS, TINY_MODELS, Tenancy
 from wat import LOOP, answering, handler
-
 from wisp.errors import ChildLost, Forbidden, FunctionNotFound, RequestTooLarge, Suspended, Unauthorized
 from wisp.names import parse_function, parse_tenant
 from wisp.node import Node
@@ -257,7 +257,6 @@ class TestLostChildren:
 
 async def test_nothing_is_left_when_a_node_has_stopped(tmp_path: Path) -> None:
     from platforms import OPERATOR_KEY
-
     from wisp.settings import Settings
 
     before = set(os.listdir("/proc/self/fd"))

@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import pytest
 from typer.testing import CliRunner
 
 from platforms import HANDLER_POLICY
 from wat import answering
 from wisp import __version__
+from wisp.cli.demo import Seen, Visit, as_expected
 from wisp.cli.main import app
+from wisp.cli.samples import Expected, Question, Sample
+from wisp.names import parse_function, parse_tenant
 from wisp.settings import SETTINGS
 
 
@@ -59,5 +64,17 @@ def test_a_demonstration_is_given_whole(tmp_path: Path) -> None:
     )
     said = ended.stdout.decode()
     assert ended.returncode == 1, said
-    assert "2 answers: 1 right, 1 wrong" in said
+    assert "2 answers: 1 right, 0 misread by the model, 1 wrong" in said
     assert "stopped with 0 and left no process behind" in said
+
+
+@pytest.mark.parametrize(("misread", "passes"), [(0, True), (2, True), (3, False)])
+def test_a_model_may_misread_one_picture_in_ten(misread: int, passes: bool) -> None:
+    expect = Expected.model_validate({"json": {"label": 1}})
+    question = Question(sample=Sample(expect=expect), file=None, labelled=True)
+    visit = Visit(tenant=parse_tenant("acme"), function=parse_function("digits"), question=question)
+    labels = [2] * misread + [1] * (20 - misread)
+    seen = [Seen(visit=visit, answer=httpx.Response(200, json={"label": label}), milliseconds=1.0) for label in labels]
+    assert as_expected(seen) is passes
+    broken = Seen(visit=visit, answer=httpx.Response(503), milliseconds=1.0)
+    assert not as_expected([*seen, broken])

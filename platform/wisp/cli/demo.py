@@ -1,6 +1,7 @@
 """`wisp demo`: the whole platform for a minute, in a private directory, on a free port; its answers as a table.
 
-Exits with 0 only if every answer was right, the platform ended with 0, and none of its processes is left.
+Exits with 0 only if every answer was as expected, the platform ended with 0, and none of its processes is left. A
+labelled picture may be misread, since models do: but not more than one in ten.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ READY_S = 90.0
 STOP_S = 40.0
 POLL_S = 0.1
 LOG_TAIL = 30
-WIDTH = 160
+MISREAD_AT_MOST = 0.1
+WIDTH = 180
 """Where the output goes into a file."""
 
 
@@ -59,6 +61,23 @@ class Seen:
     def right(self) -> bool:
         return self.visit.question.sample.expect.matches(self.answer)
 
+    @property
+    def misread(self) -> bool:
+        """Answered as it should be, with another label than the picture's: the model's mistake, not the platform's."""
+        return self.visit.question.labelled and self.answer.status_code == 200 and not self.right
+
+    @property
+    def verdict(self) -> str:
+        if self.right:
+            return "[green]right[/green]"
+        return "[yellow]misread[/yellow]" if self.misread else "[red]wrong[/red]"
+
+
+def as_expected(seen: list[Seen]) -> bool:
+    labelled = [one for one in seen if one.visit.question.labelled]
+    misread = sum(one.misread for one in labelled)
+    return all(one.right or one.misread for one in seen) and misread <= MISREAD_AT_MOST * len(labelled)
+
 
 class Failed(Exception):
     """The demonstration could not be given; the message says why."""
@@ -78,7 +97,7 @@ def demo(
     except (Failed, WispError) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(1) from error
-    raise typer.Exit(0 if all(one.right for one in seen) else 1)
+    raise typer.Exit(0 if as_expected(seen) else 1)
 
 
 def plan(folders: tuple[TenantFolder, ...]) -> list[Visit]:
@@ -87,7 +106,7 @@ def plan(folders: tuple[TenantFolder, ...]) -> list[Visit]:
         Visit(tenant=tenant.name, function=function.name, question=question)
         for tenant in folders
         for function in tenant.functions
-        if has_samples(function.module.parent)
+        if has_samples(function.module.parent) and not function.optional
         for question in questions(function.module.parent)
     ]
     if not visits:
@@ -191,7 +210,7 @@ def _show(console: Console, seen: list[Seen]) -> None:
     table = Table(title="wisp demo", caption="times in ms: all of it, in the guest, and of that in inference")
     for heading in ("function", "asked", "expected", "answer"):
         table.add_column(heading, no_wrap=True, max_width=26)
-    for heading, width in (("fuel", 10), ("memory", 8), ("all", 6), ("guest", 6), ("nn", 6), ("", 5)):
+    for heading, width in (("fuel", 10), ("memory", 8), ("all", 6), ("guest", 6), ("nn", 6), ("", 7)):
         table.add_column(heading, no_wrap=True, justify="right", min_width=width)
     for one in seen:
         receipt = one.answer.headers
@@ -207,12 +226,13 @@ def _show(console: Console, seen: list[Seen]) -> None:
             f"{one.milliseconds:.1f}",
             times.get("guest", "-"),
             times.get("nn", "-"),
-            "[green]right[/green]" if one.right else "[red]wrong[/red]",
+            one.verdict,
         )
     console.print(table)
-    right = sum(one.right for one in seen)
+    right, misread = sum(one.right for one in seen), sum(one.misread for one in seen)
     fuel = sum(int(one.answer.headers.get("wisp-fuel-used", "0")) for one in seen)
-    console.print(f"{len(seen)} answers: {right} right, {len(seen) - right} wrong; {fuel:,} fuel")
+    wrong = len(seen) - right - misread
+    console.print(f"{len(seen)} answers: {right} right, {misread} misread by the model, {wrong} wrong; {fuel:,} fuel")
 
 
 def durations(server_timing: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from wisp.settings import Settings
 
 TIMEOUT_S = 120.0
 NOT_DEPLOYED = "wisp: not deployed"
+OPTIONAL = "wisp: optional, and not deployed"
 
 
 class Refused(Exception):
@@ -57,7 +58,8 @@ class Deployment:
             try:
                 lines.append(await self._function(tenant.name, function, secret))
             except Refused as error:  # the others may be fine
-                lines.append(f"{NOT_DEPLOYED}: {tenant.name}/{function.name}: {error}")
+                why = OPTIONAL if function.optional else NOT_DEPLOYED
+                lines.append(f"{why}: {tenant.name}/{function.name}: {error}")
         return lines
 
     async def _tenant(self, tenant: TenantFolder) -> str:

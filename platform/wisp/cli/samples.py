@@ -71,10 +71,11 @@ class _Labels(RootModel[dict[str, int]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A sample with its body read. `file`: where that lies."""
+    """A sample and its body. `file`: where that lies; `labelled`: a picture, and a label that the model may miss."""
 
     sample: Sample
     file: Path | None
+    labelled: bool = False
 
     @property
     def content(self) -> bytes:
@@ -110,7 +111,7 @@ def compact(text: str) -> str:
 def _labelled(file: Path, label: int) -> Question:
     headers = {"content-type": PICTURES.get(file.suffix, "application/octet-stream")}
     expected = Expected.model_validate({"json": {"label": label}})
-    return Question(sample=Sample(method="POST", headers=headers, expect=expected), file=file)
+    return Question(sample=Sample(method="POST", headers=headers, expect=expected), file=file, labelled=True)
 
 
 def _read(path: Path, kind: type[M]) -> M:

@@ -15,12 +15,14 @@ MAX_TENANT_FILE = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionFolder:
-    """`files`: path in the bundle, and the file. The module may not have been built yet."""
+    """`files`: path in the bundle, and the file. The module may not have been built yet. `optional`: it needs something
+    that is not in the folder (a model that is too large for it, say), so nobody is surprised if it is not deployed."""
 
     name: FunctionName
     module: Path
     policy: Path
     files: tuple[tuple[str, Path], ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +42,23 @@ def read_folder(root: Path) -> tuple[TenantFolder, ...]:
 
 def _tenant(folder: Path) -> TenantFolder:
     described = _load(folder / "tenant.yaml")
-    models = described.get("models", {})
-    if set(described) - {"class", "models"} or not isinstance(models, dict):
-        raise InvalidSettings(f"{folder / 'tenant.yaml'}: its keys are class, and models: {{name: file}}")
+    models, optional = described.get("models", {}), described.get("optional", [])
+    if (
+        set(described) - {"class", "models", "optional"}
+        or not isinstance(models, dict)
+        or not isinstance(optional, list)
+    ):
+        raise InvalidSettings(
+            f"{folder / 'tenant.yaml'}: its keys are class, models: {{name: file}} and optional: [function]"
+        )
     return TenantFolder(
         name=parse_tenant(folder.name),
         class_name=parse_class(str(described.get("class", "free"))),
         models=tuple((parse_model(str(name)), _inside(folder, str(file))) for name, file in models.items()),
-        functions=tuple(_function(path.parent) for path in sorted(folder.glob("*/policy.yaml"))),
+        functions=tuple(
+            _function(path.parent, optional=path.parent.name in optional)
+            for path in sorted(folder.glob("*/policy.yaml"))
+        ),
     )
 
 
@@ -69,9 +80,13 @@ def _inside(folder: Path, file: str) -> Path:
     return path
 
 
-def _function(folder: Path) -> FunctionFolder:
+def _function(folder: Path, *, optional: bool) -> FunctionFolder:
     bundle = folder / "bundle"
     files = tuple((path.relative_to(bundle).as_posix(), path) for path in sorted(bundle.rglob("*")) if path.is_file())
     return FunctionFolder(
-        name=parse_function(folder.name), module=folder / "module.wasm", policy=folder / "policy.yaml", files=files
+        name=parse_function(folder.name),
+        module=folder / "module.wasm",
+        policy=folder / "policy.yaml",
+        files=files,
+        optional=optional,
     )

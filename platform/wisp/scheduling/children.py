@@ -60,7 +60,7 @@ class Child:
                 cwd=empty_directory,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,
+                process_group=0,  # the terminal's Ctrl-C is the router's to hear
             )
         except BaseException:
             ours.close()
