@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wisp.code import CodeStore, compile_limits
-from wisp.errors import Fault, InvalidModule, InvalidPolicy, NotFound, StorageQuota
+from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, NotFound
 from wisp.names import Digest, FunctionName, ModelName, TenantName
 from wisp.plans import make_links
 from wisp.policy.admission import admit
@@ -166,11 +166,9 @@ class Deployer:
     def _check_bundle(self, bundle: tuple[tuple[str, Path], ...]) -> None:
         size, most = sum(path.stat().st_size for _, path in bundle), self.ceilings.ceiling.files.bundle
         if size > most:
-            raise StorageQuota(
-                f"the bundle's files have {size} bytes; the ceiling's files.bundle is {print_size(most)}",
-                limit=most,
-                used=size,
-            )
+            message = f"the bundle's files have {size} bytes; the ceiling's files.bundle is {print_size(most)}"
+            fault = Fault(field="file", message=message, asked=print_size(size), allowed=print_size(most))
+            raise ExceedsCeiling(message, (fault,))
 
     async def _pin_models(self, tenant: TenantName, policy: Policy, grants: Grants) -> tuple[ModelPin, ...]:
         pins, faults = [], []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import wasmtime
+
+from sdk.abi import Guest, body_of, encode, status_of
 
 TENANTS = Path(__file__).parents[2] / "tenants"
 ENVIRONMENT = {"acme/hello": [("GREETING", "hello")]}
@@ -19,51 +18,6 @@ ENVIRONMENT = {"acme/hello": [("GREETING", "hello")]}
 def requests(function: str) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = json.loads((TENANTS / function / "samples" / "requests.json").read_text())
     return listed
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def encode(method: str, target: str, body: bytes = b"") -> bytes:
-    parts = urlsplit(target)
-    return b"".join(
-        [struct.pack("<I", 1), text(method), text(parts.path), text(parts.query), struct.pack("<I", 0), body]
-    )
-
-
-def body_of(response: bytes) -> bytes:
-    count, at = struct.unpack_from("<I", response, 8)[0], 12
-    for _ in range(2 * count):
-        at += 4 + struct.unpack_from("<I", response, at)[0]
-    return response[at:]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guest:
-    """One instance of a guest; wasi-nn is linked as functions that nobody may call."""
-
-    store: wasmtime.Store
-    exports: wasmtime._instance.InstanceExports
-
-    def call(self, name: str, *arguments: int) -> int:
-        function = self.exports[name]
-        assert isinstance(function, wasmtime.Func)
-        result = function(self.store, *arguments)
-        return 0 if result is None else int(result)
-
-    def write(self, at: int, content: bytes) -> None:
-        memory = self.exports["memory"]
-        assert isinstance(memory, wasmtime.Memory)
-        memory.write(self.store, content, at)
-
-    def handle(self, message: bytes) -> bytes:
-        at = self.call("wisp_alloc", len(message))
-        self.write(at, message)
-        answer = self.call("wisp_handle", at, len(message)) & (2**64 - 1)
-        memory = self.exports["memory"]
-        assert isinstance(memory, wasmtime.Memory)
-        return bytes(memory.read(self.store, answer >> 32, (answer >> 32) + (answer & (2**32 - 1))))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +46,7 @@ def start(engine: wasmtime.Engine, function: str, fuel: int = 50_000_000) -> Gue
 def test_each_sample_request_is_answered_as_it_says(engine: wasmtime.Engine, function: str) -> None:
     for sample in requests(function):
         response = start(engine, function).handle(encode(sample["method"], sample["path"]))
-        assert struct.unpack_from("<II", response) == (1, sample["expect"]["status"])
+        assert status_of(response) == sample["expect"]["status"]
         assert body_of(response).decode() == sample["expect"]["body"]
 
 
@@ -104,7 +58,7 @@ def test_an_instance_can_answer_more_than_once(engine: wasmtime.Engine) -> None:
 
 def test_an_image_that_is_none_is_refused_before_the_model_is_asked_for(engine: wasmtime.Engine) -> None:
     response = start(engine, "acme/digits").handle(encode("POST", "/", b"GIF89a"))
-    assert struct.unpack_from("<II", response) == (1, 400)
+    assert status_of(response) == 400
     assert json.loads(body_of(response)) == {"error": "not a PNG image"}
 
 

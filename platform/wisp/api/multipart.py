@@ -12,8 +12,7 @@ from typing import BinaryIO, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from wisp.api.bodies import too_large
-from wisp.errors import InvalidRequest
+from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, InvalidRequest, Rejected
 from wisp.policy.paths import parse_glob
 
 MAX_FILES: Final = 512
@@ -86,6 +85,19 @@ def parse_bundle_path(name: bytes) -> str:
     return path
 
 
+def _fault(part: str, message: str, *, asked: str | None = None, allowed: str | None = None) -> Rejected:
+    fault = (Fault(field=part, message=message, asked=asked, allowed=allowed),)
+    if part == FILE:
+        return ExceedsCeiling(message, fault)
+    return InvalidModule(message, fault) if part == MODULE else InvalidPolicy(message, fault)
+
+
+def _over_long(part: _Part) -> Rejected:
+    what = "all files of the bundle together" if part.name == FILE else f"part {part.name}"
+    allowed = f"{part.cap} bytes"
+    return _fault(part.name, f"{what} may have {allowed}", asked=f"more than {allowed}", allowed=allowed)
+
+
 class FunctionForm:
     """`write` what arrives (in any thread, one at a time), then `finish`; `close` in any case."""
 
@@ -117,19 +129,19 @@ class FunctionForm:
         )
 
     def write(self, data: bytes) -> None:
-        """Raises `InvalidRequest` and `RequestTooLarge`."""
+        """Raises `InvalidRequest`, and `Rejected` for a part that is too long."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise InvalidRequest("the form is malformed: a boundary, or a part's header") from error
 
     def finish(self) -> Upload:
-        """Raises `InvalidRequest` if the form ended early or lacks a part."""
+        """Raises `InvalidRequest` if the form ended early, `Rejected` if it lacks a part."""
         if not self.complete:
             raise InvalidRequest("the form ends before its last boundary")
         if self.module is None or self.policy is None:
             missing = MODULE if self.module is None else POLICY
-            raise InvalidRequest(f"the form has no part {missing}; parts are module, policy and any number of file")
+            raise _fault(missing, f"the form has no part {missing}; parts are module, policy and any number of file")
         return Upload(module=self.module, policy=self.policy, bundle=tuple(self.bundle.items()))
 
     def close(self) -> None:
@@ -184,8 +196,7 @@ class FunctionForm:
         assert part is not None
         part.size += end - start
         if part.size > part.cap:
-            what = "all files of the bundle together" if part.name == FILE else f"part {part.name}"
-            raise too_large(what, part.cap, part.size)
+            raise _over_long(part)
         if part.file is None:
             part.data += data[start:end]
         else:
