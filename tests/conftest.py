@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from platforms import OPERATOR_KEY, Tenancy
+from platforms import OPERATOR_KEY, REPOSITORY, Tenancy
 from wisp.node import Node
 from wisp.settings import Settings
+
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 # The machine decides how long an example takes; no test is a stopwatch.
 hypothesis_settings.register_profile("wisp", deadline=None)
 hypothesis_settings.load_profile("wisp")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real models and photos, too large and not ours to have in the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs ../shared/data: real models and photos")
+    return SHARED_DATA
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from wisp.dispatch import Answer, Call, Target
 from wisp.names import TenantName, parse_class, parse_function, parse_model, parse_tenant, request_id
 from wisp.node import Node
 from wisp.registry.records import Role
+from wisp.wire.exchange import Headers
 from wisp.wire.outcome import Outcome, Receipt
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,6 +30,7 @@ class Reply:
     receipt: Receipt
     status: int | None
     body: bytes
+    headers: Headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +49,27 @@ class Tenancy:
         return cls(node=node, name=tenant, secret=secret)
 
     async def deploy(
-        self, function: str, module: bytes, policy: bytes = HANDLER_POLICY, *, activate: bool = True
+        self,
+        function: str,
+        module: bytes,
+        policy: bytes = HANDLER_POLICY,
+        *,
+        activate: bool = True,
+        bundle: Mapping[str, bytes] | None = None,
     ) -> Deployed:
-        with tempfile.NamedTemporaryFile(dir=self.node.staging) as file:
-            file.write(module)
-            file.flush()
+        with tempfile.TemporaryDirectory(dir=self.node.staging) as directory:
+            file = Path(directory) / "module"
+            file.write_bytes(module)
+            files = []
+            for number, (path, content) in enumerate((bundle or {}).items()):
+                files.append((path, Path(directory) / str(number)))
+                files[-1][1].write_bytes(content)
             return await self.node.deployer.deploy(
                 tenant=self.name,
                 function=parse_function(function),
-                module=Path(file.name),
+                module=file,
                 policy=policy,
-                bundle=(),
+                bundle=tuple(files),
                 activate=activate,
                 author="test",
             )
@@ -107,6 +120,7 @@ def read(answer: Answer) -> Reply:
         receipt=answer.receipt,
         status=answer.response.status if answer.response is not None else None,
         body=bytes(answer.response.body) if answer.response is not None else b"",
+        headers=answer.response.headers if answer.response is not None else (),
     )
     answer.close()
     return reply

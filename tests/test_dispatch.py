@@ -160,9 +160,12 @@ class TestContent:
 
     async def test_no_request_sees_what_an_earlier_one_left_in_memory(self, acme: Tenancy) -> None:
         """The guest counts in its memory; each request must find the count at zero."""
-        counting = answering(b"fresh", work="""
+        counting = answering(
+            b"fresh",
+            work="""
             (if (i32.load (i32.const 131072)) (then (unreachable)))
-            (i32.store (i32.const 131072) (i32.const 1))""")
+            (i32.store (i32.const 131072) (i32.const 1))""",
+        )
         await acme.deploy("count", counting)
         replies = await asyncio.gather(*(acme.call("count") for _ in range(20)))
         assert {reply.body for reply in replies} == {b"fresh"}
@@ -272,4 +275,4 @@ async def test_nothing_is_left_when_a_node_has_stopped(tmp_path: Path) -> None:
     for pid in pids:
         assert pid is not None
         assert not Path(f"/proc/{pid}").exists()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before

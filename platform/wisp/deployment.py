@@ -3,7 +3,7 @@
     policy    parsed, every fault with its line; what this release does not offer and what the ceiling does not allow
               is refused; models are pinned by digest
     module    a limited child reads its sections; `policy.admission` judges the facts; the child compiles it
-    trial     a sandbox instantiates it once
+    trial     a sandbox instantiates it once, with its files
     record    blobs first, then the version, numbered and activated in one step; the next request sees it
 
 Whatever fails leaves nothing but unreferenced blobs, which the registry collects.
@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
 from wisp.code import CodeStore, compile_limits
 from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, NotFound
 from wisp.names import Digest, FunctionName, ModelName, TenantName
@@ -65,6 +66,7 @@ class Deployer:
         snapshot: Snapshot,
         blobs: Blobs,
         code: CodeStore,
+        bundles: BundleStore,
         admissions: Admissions,
         sandboxes: Sandboxes,
         ceilings: Ceilings,
@@ -74,6 +76,7 @@ class Deployer:
         self._snapshot = snapshot
         self._blobs = blobs
         self._code = code
+        self._bundles = bundles
         self._admissions = admissions
         self._sandboxes = sandboxes
 
@@ -95,18 +98,20 @@ class Deployer:
         pins = await self._pin_models(tenant, parsed, grants)
         digest = await asyncio.to_thread(_digest_of, module)
         facts = await self._judge_module(module, digest, grants)
-        warnings = await self._try(owner.name, digest, grants, pins)
         await self._blobs.put_file(module)
-        files = [
-            BundleFile(path=name, digest=await self._blobs.put_file(path), size_bytes=path.stat().st_size)
-            for name, path in sorted(bundle)
-        ]
+        files = tuple(
+            [
+                BundleFile(path=name, digest=await self._blobs.put_file(path), size_bytes=path.stat().st_size)
+                for name, path in sorted(bundle)
+            ]
+        )
+        warnings = await self._try(owner.name, function, digest, grants, pins, files)
         draft = _draft(
             module=digest,
             module_bytes=facts.size_bytes,
             policy=policy,
             grants=grants,
-            bundle=tuple(files),
+            bundle=files,
             pins=pins,
             facts_json=json.dumps(facts.to_json()),
             warnings=warnings,
@@ -125,7 +130,7 @@ class Deployer:
         pins = await self._pin_models(tenant, parsed, grants)
         facts = ModuleFacts.from_json(json.loads(former.facts_json))
         _refuse(admit(facts, grants))
-        warnings = await self._try(owner.name, former.module, grants, pins)
+        warnings = await self._try(owner.name, function, former.module, grants, pins, former.bundle)
         draft = _draft(
             module=former.module,
             module_bytes=former.module_bytes,
@@ -164,6 +169,7 @@ class Deployer:
         return policy, narrow(policy, tenant_class, ceiling)
 
     def _check_bundle(self, bundle: tuple[tuple[str, Path], ...]) -> None:
+        check_paths(name for name, _ in bundle)
         size, most = sum(path.stat().st_size for _, path in bundle), self.ceilings.ceiling.files.bundle
         if size > most:
             message = f"the bundle's files have {size} bytes; the ceiling's files.bundle is {print_size(most)}"
@@ -209,28 +215,37 @@ class Deployer:
         return facts
 
     async def _try(
-        self, tenant: TenantName, module: Digest, grants: Grants, pins: tuple[ModelPin, ...]
+        self,
+        tenant: TenantName,
+        function: FunctionName,
+        module: Digest,
+        grants: Grants,
+        pins: tuple[ModelPin, ...],
+        files: tuple[BundleFile, ...],
     ) -> tuple[str, ...]:
         """Instantiates it once, in a sandbox. What the guest's own start does wrong is a warning: it would do the same
         at each request, and say so."""
-        link, _ = make_links(tenant, module, grants, pins)
+        link, _ = make_links(tenant, function, module, grants, pins)
         job = Job(
             tenant=tenant,
             link=link,
             binding=None,
+            models=(),
             code=await self._code.segment(module, self.ceilings),
             head=b"",
             body=b"",
             body_segment=(),
             body_bytes=0,
             timeout_ns=grants.timeout_ns,
+            bundle=await self._bundles.segment(bundle_of(files, grants)),
             probe=True,
         )
         ending, _ = await self._sandboxes.run(job, queue_timeout_s=TRIAL_QUEUE_S)
         self._sandboxes.forget(link)
+        warnings = unseen((file.path for file in files), grants)
         if ending.outcome is Outcome.OK:
-            return ()
-        return (f"its start ends with {ending.outcome}: {ending.detail}",)
+            return warnings
+        return (f"its start ends with {ending.outcome}: {ending.detail}", *warnings)
 
     async def _record(
         self, tenant: TenantName, function: FunctionName, draft: Draft, grants: Grants, *, activate: bool

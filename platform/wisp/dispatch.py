@@ -2,7 +2,7 @@
 
     resolve   key → function → grants                         (from memory; Redis only on a miss)
     open_body                                                 (bytes under the node's budget)
-    invoke    in-flight → models loaded → code → queue → a sandbox → ending → receipt, tenant's log
+    invoke    in-flight → models loaded → code, bundle → queue → a sandbox → ending → receipt, tenant's log
 
 Nothing of a guest is parsed, compiled or run here; a response is decoded as the hostile bytes that it is.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, Suspended, TooManyInflight, Unauthorized
 from wisp.names import FunctionName, RequestId, TenantName
@@ -118,6 +119,7 @@ class Dispatcher:
         sandboxes: Sandboxes,
         host: InferenceHost,
         code: CodeStore,
+        bundles: BundleStore,
         budget: ByteBudget,
         tenantlog: TenantLog,
         ceilings: Callable[[], Ceilings],
@@ -128,6 +130,7 @@ class Dispatcher:
         self._sandboxes = sandboxes
         self._host = host
         self._code = code
+        self._bundles = bundles
         self._tenantlog = tenantlog
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
@@ -195,21 +198,23 @@ class Dispatcher:
         if len(head) + len(inline) > INLINE_BYTES:
             raise InvalidRequest("the request's headers take too much room", limit=INLINE_BYTES, used=len(head))
         with self._in_flight(target):
-            if plan.models:
-                await self._host.ensure(plan.models)
             code = self._code.cache.peek(plan.module)
             if code is None:
                 code = await self._code.segment(plan.module, plan.ceilings)
+            bundle = None if plan.bundle is None else await self._bundles.segment(plan.bundle)
             job = Job(
                 tenant=target.tenant,
                 link=plan.link,
                 binding=plan.binding,
+                models=plan.models,
                 code=code,
                 head=head,
                 body=inline,
                 body_segment=body.segment(),
                 body_bytes=body.size_bytes,
                 timeout_ns=plan.grants.timeout_ns,
+                request_id=call.request_id.encode(),
+                bundle=bundle,
             )
             ending, queue_ns = await self._sandboxes.run(
                 job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
@@ -254,7 +259,8 @@ class Dispatcher:
                     detail = f"a response body of {len(response.body)} bytes, limits.response_body is {allowed}"
                     response = None
         self._note(target, request_id, Stream.STDERR, ending.logs.decode("utf-8", "replace"))
-        if outcome is not Outcome.OK:
+        self._note(target, request_id, Stream.LOG, ending.lines.decode("utf-8", "replace"))
+        if detail or outcome is not Outcome.OK:  # a refusal that was only an errno leaves a good ending its detail
             self._note(target, request_id, Stream.PLATFORM, f"{outcome}: {detail}")
         return Answer(
             outcome=outcome,

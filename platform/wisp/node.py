@@ -1,7 +1,7 @@
 """One node: Redis, the registry, the children, and the two paths over them, started and stopped in order.
 
 Everything that runs beside requests (the embedded server's supervision, the event stream, the collection of unused
-blobs) lives in one task group; the first of them that fails with a defect takes the node down rather than limp on.
+blobs) is watched: a task that ends by a defect is logged at once, and the node says that it is not ready.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
@@ -52,6 +53,7 @@ class Node:
         self.settings = settings
         self.operator_key_sha256 = hashlib.sha256(settings.operator_key.encode()).digest()
         self.draining = False
+        self.failed = False
         self.data_dir = settings.data_dir.absolute()
         self.staging = self.data_dir / "staging"
         self.tenantlog = TenantLog()
@@ -61,6 +63,7 @@ class Node:
         self.snapshot: Snapshot
         self.blobs: DirectoryBlobs
         self.code: CodeStore
+        self.bundles: BundleStore
         self.host: InferenceHost
         self.sandboxes: Sandboxes
         self.deployer: Deployer
@@ -95,12 +98,15 @@ class Node:
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
         self.code = CodeStore(cache, Compilers(empty_directory=empty_directory), self.blobs)
+        self.bundles = BundleStore(self.blobs)
+        self._stack.callback(self.bundles.cache.close)
         await self._start_children(empty_directory, cache)
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
             blobs=self.blobs,
             code=self.code,
+            bundles=self.bundles,
             admissions=Admissions(empty_directory=empty_directory),
             sandboxes=self.sandboxes,
             ceilings=self.ceilings,
@@ -110,6 +116,7 @@ class Node:
             sandboxes=self.sandboxes,
             host=self.host,
             code=self.code,
+            bundles=self.bundles,
             budget=self.budget,
             tenantlog=self.tenantlog,
             ceilings=lambda: self.ceilings,
@@ -143,24 +150,26 @@ class Node:
         )
         self._stack.push_async_callback(self.host.stop)
         self._stack.push_async_callback(self.sandboxes.stop)
-        async with asyncio.TaskGroup() as starting:
-            starting.create_task(self.host.start())
-            starting.create_task(self.sandboxes.start())
+        await asyncio.gather(self.host.start(), self.sandboxes.start())
 
     async def _start_background(self, embedded: EmbeddedRedis | None) -> None:
-        tasks = [asyncio.create_task(self.snapshot.run()), asyncio.create_task(self._collect_garbage())]
-        if embedded is not None:
-            tasks.append(asyncio.create_task(embedded.run()))
+        running = [self.snapshot.run(), self._collect_garbage(), *([] if embedded is None else [embedded.run()])]
+        tasks = [asyncio.create_task(coroutine) for coroutine in running]
+        for task in tasks:
+            task.add_done_callback(self._note_background_end)
 
         async def end_background() -> None:
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, Exception):
-                    log.error("a background task had failed: %r", result)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         self._stack.push_async_callback(end_background)
+
+    def _note_background_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.failed = True
+            log.critical("a background task failed; restart this node", exc_info=error)
 
     async def _collect_garbage(self) -> None:
         while True:
@@ -173,7 +182,7 @@ class Node:
         sandboxes = sum(slot.ready for slot in self.sandboxes.slots)
         inference = self.host.ready
         return {
-            "ready": not self.draining and sandboxes > 0 and inference,
+            "ready": not self.draining and not self.failed and sandboxes > 0 and inference,
             "draining": self.draining,
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,

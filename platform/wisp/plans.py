@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wisp.bundles import Bundle, bundle_of
 from wisp.errors import FunctionNotFound
 from wisp.names import Digest, FunctionName, TenantName
 from wisp.policy.ceilings import Ceilings
@@ -20,7 +21,7 @@ from wisp.policy.parse import parse_policy
 from wisp.policy.schema import Quota
 from wisp.registry.records import Draft, Entry, ModelPin, Tenant
 from wisp.wire.inferences import Binding, BoundModel
-from wisp.wire.invocations import FunctionLink, ModelLink
+from wisp.wire.invocations import FunctionLink, ModelLink, MountLink
 
 CAPACITY = 4096
 
@@ -40,10 +41,11 @@ class Plan:
     link: FunctionLink
     binding: Binding | None
     models: tuple[Digest, ...]
+    bundle: Bundle | None
 
 
 def make_links(
-    tenant: TenantName, module: Digest, grants: Grants, pins: tuple[ModelPin, ...]
+    tenant: TenantName, function: FunctionName, module: Digest, grants: Grants, pins: tuple[ModelPin, ...]
 ) -> tuple[FunctionLink, Binding | None]:
     """Under a handle that is never used again."""
     handle = next(_handles)
@@ -73,6 +75,12 @@ def make_links(
         clock=grants.clock,
         random=grants.random,
         trap_on_violation=grants.on_violation is OnViolation.TRAP,
+        tenant=tenant,
+        function=function,
+        files=tuple(
+            MountLink(mount=mount.mount, source=mount.source, allow=mount.allow, quota_bytes=mount.quota_bytes)
+            for mount in grants.files
+        ),
     )
     if not granted:
         return link, None
@@ -116,7 +124,7 @@ class Plans:
         if version is None:
             raise FunctionNotFound("there is no such function")
         grants = grants_of(version, tenant, ceilings)
-        link, binding = make_links(tenant.name, version.module, grants, version.models)
+        link, binding = make_links(tenant.name, entry.function.name, version.module, grants, version.models)
         return Plan(
             entry=entry,
             ceilings=ceilings,
@@ -127,4 +135,5 @@ class Plans:
             link=link,
             binding=binding,
             models=() if binding is None else tuple(Digest(model.digest) for model in binding.models),
+            bundle=bundle_of(version.bundle, grants),
         )

@@ -4,11 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from wisp.policy.admission import MAX_FAULTS, MAX_TABLE_ELEMENTS, MAX_TABLES, admit
+from wisp.policy.admission import MAX_FAULTS, admit
 from wisp.policy.capabilities import CAPABILITIES, NN_MODULE, WASI_MODULE
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policy.choices import Abi
-from wisp.policy.facts import MAX_EXPORTS, MAX_IMPORTS, Export, ExternKind, Import, ModuleFacts
+from wisp.policy.facts import (
+    MAX_EXPORTS,
+    MAX_IMPORTS,
+    MAX_TABLE_ELEMENTS,
+    MAX_TABLES,
+    Export,
+    ExternKind,
+    Import,
+    ModuleFacts,
+)
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy

@@ -6,8 +6,12 @@ from wisp.policy.offer import NOT_YET_OFFERED, Unoffered, unavailable
 from wisp.policy.parse import parse_policy
 
 ASKED = {
-    "abi: command": (b"abi: command\n", "abi", 2, 6),
-    "file mounts": (b"abi: handler\nfiles: [{mount: /a, from: log}]\n", "files", 3, 8),
+    "from: host": (
+        b"abi: handler\nfiles: [{mount: /a, from: log}, {mount: /b, from: host, path: /srv/b}]\n",
+        "files[1].from",
+        3,
+        51,
+    ),
     "secrets": (b"abi: handler\nsecrets: [S]\n", "secrets", 3, 10),
     "outbound requests": (
         b"abi: handler\nallowed_outbound_hosts: ['https://a.org']\n",
@@ -35,8 +39,9 @@ def test_what_is_not_offered_is_refused_with_its_line(unoffered: Unoffered) -> N
 
 def test_the_rest_is_offered() -> None:
     policy = parse_policy(
-        b"wisp: 1\nabi: handler\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: false\n"
-        b"environment: {A: b}\nclock: real\nrandom: frozen\non_violation: errno\naccess: public\nfiles: []\n"
+        b"wisp: 1\nabi: command\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: false\n"
+        b"environment: {A: b}\nclock: real\nrandom: frozen\non_violation: errno\naccess: public\n"
+        b"files: [{mount: /a, from: bundle}, {mount: /b, from: scratch}, {mount: /c, from: log}]\n"
         b"concurrency: {max_inflight: 1}\nsecrets: []\nallowed_outbound_hosts: []\n"
     )
     assert unavailable(policy) == ()

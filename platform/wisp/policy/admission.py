@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from wisp.errors import Fault
 from wisp.policy.capabilities import CAPABILITIES, Capability, print_signature
 from wisp.policy.choices import Abi
-from wisp.policy.facts import MAX_EXPORTS, MAX_IMPORTS, Export, ExternKind, Import, ModuleFacts
+from wisp.policy.facts import (
+    MAX_EXPORTS,
+    MAX_IMPORTS,
+    MAX_TABLE_ELEMENTS,
+    MAX_TABLES,
+    Export,
+    ExternKind,
+    Import,
+    ModuleFacts,
+)
 from wisp.policy.grants import Grants
 from wisp.policy.quantity import PAGE_BYTES, print_size
 from wisp.policy.shown import shown_text
 
-MAX_TABLES = 4
-MAX_TABLE_ELEMENTS = 20_000
-"""Of one table, when instantiated and after it has grown."""
 MAX_FAULTS = 100
 
 _HANDLER_EXPORTS = {
@@ -74,6 +80,8 @@ def _abi(facts: ModuleFacts, grants: Grants) -> Iterator[Fault]:
     if grants.abi is Abi.COMMAND:
         entrypoint = grants.entrypoint or "_start"
         yield from _entry(exports, entrypoint, (), ())
+        if _INITIALIZE in exports:
+            yield from _entry(exports, _INITIALIZE, (), ())
         return
     if "wisp_handle" not in exports and "_start" in exports:
         yield _missing("wisp_handle", "the handler's entry points", "it has _start: a program, for abi: command")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -62,6 +62,43 @@ class Ceilings:
             digest=_digest(texts),
         )
 
+    def revised(self, texts: Mapping[str, bytes]) -> Revision:
+        """With these documents instead. One that does not parse, or is missing, stays as it was, and is a fault."""
+        ceiling, classes, kept = self.ceiling, dict(self.classes), dict(self.texts)
+        faults: dict[str, tuple[Fault, ...]] = {}
+        for name, text in texts.items():
+            if kept.get(name) == text:
+                continue
+            try:
+                if name == CEILING:
+                    ceiling = parse_ceiling(text)
+                else:
+                    classes[class_of(name)] = parse_class_document(text)
+            except InvalidPolicy as error:
+                faults[name] = error.faults
+            else:
+                kept[name] = text
+        for name in self.texts.keys() - texts.keys():
+            faults[name] = (Fault(field="document", message="it is gone; what it said last holds until a restart"),)
+        if kept == self.texts:  # the same value too: what was made under it need not be made again
+            return Revision(ceilings=self, faults=faults)
+        revised = Ceilings(
+            ceiling=ceiling,
+            classes=MappingProxyType(classes),
+            texts=MappingProxyType(dict(sorted(kept.items()))),
+            digest=_digest(kept),
+        )
+        return Revision(ceilings=revised, faults=faults)
+
+    def within(self, answer_bytes: int) -> Ceilings:
+        """With response bodies and logs that fit together in `answer_bytes`; itself if they do already."""
+        limits = self.ceiling.limits
+        if limits.response_body + limits.logs <= answer_bytes:
+            return self
+        logs = min(limits.logs, answer_bytes // 2)
+        cut = limits.model_copy(update={"logs": logs, "response_body": min(limits.response_body, answer_bytes - logs)})
+        return replace(self, ceiling=self.ceiling.model_copy(update={"limits": cut}))
+
     def for_class(self, name: ClassName) -> TenantClass:
         """Raises NotFound."""
         found = self.classes.get(name)
@@ -69,6 +106,23 @@ class Ceilings:
             known = ", ".join(self.classes) or "none"
             raise NotFound(f"there is no tenant class {name}; there are: {known}")
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """`faults`, by document: those that could not be taken over."""
+
+    ceilings: Ceilings
+    faults: Mapping[str, tuple[Fault, ...]]
+
+
+def check_document(name: str, text: bytes) -> None:
+    """Raises InvalidPolicy with every fault of an operator's document, or for its name."""
+    if name == CEILING:
+        parse_ceiling(text)
+    else:
+        class_of(name)
+        parse_class_document(text)
 
 
 def class_of(document: str) -> ClassName:

@@ -17,6 +17,9 @@ MAX_EXPORTS = 1_000
 MAX_NAME = 1_024
 MAX_SIGNATURE = 1_000
 """Parameters, and results, that a wasm function type may have (the implementation limit of the JS API)."""
+MAX_TABLES = 4
+MAX_TABLE_ELEMENTS = 20_000
+"""Of one table, when instantiated and after it has grown."""
 MAX_COUNT = 2**32 - 1
 VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128", "funcref", "externref", "other"})
 

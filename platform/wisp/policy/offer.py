@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wisp.errors import Fault
-from wisp.policy.choices import Abi, Target
+from wisp.policy.choices import MountSource, Target
 
 if TYPE_CHECKING:
     from wisp.policy.document import Path
@@ -40,9 +40,14 @@ def _gpu_entries(policy: Policy) -> Iterator[Path]:
             yield "models", index, "target"
 
 
+def _host_mounts(policy: Policy) -> Iterator[Path]:
+    for index, mount in enumerate(policy.files):
+        if mount.source is MountSource.HOST:
+            yield "files", index, "from"
+
+
 NOT_YET_OFFERED: tuple[Unoffered, ...] = (
-    Unoffered(what="abi: command", asked_at=_if(lambda policy: policy.abi is Abi.COMMAND, "abi")),
-    Unoffered(what="file mounts", asked_at=_if(lambda policy: policy.files, "files")),
+    Unoffered(what="from: host", asked_at=_host_mounts),
     Unoffered(what="secrets", asked_at=_if(lambda policy: policy.secrets, "secrets")),
     Unoffered(
         what="outbound requests", asked_at=_if(lambda policy: policy.allowed_outbound_hosts, "allowed_outbound_hosts")

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Final
+import os
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
 
 from wisp.sandbox import capi
 
@@ -33,6 +35,22 @@ _mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _or_abort(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """An exception that left a ctypes callback would be taken for success: for memory that is not there, or not clean.
+    Only this process ends, and with it only the request in it."""
+
+    def callback(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        try:
+            return function(*arguments, **named)
+        except BaseException:  # noqa: BLE001 - nothing may leave a ctypes callback
+            os.abort()
+
+    return callback
+
 
 class Arena:
     """`base` and `size_bytes` describe the current guest's memory; `limit_bytes` is set before each instantiation."""
@@ -44,15 +62,17 @@ class Arena:
         self.peak_bytes = 0
         self.refused = False
         """Whether this invocation was refused memory, at its start or in a `memory.grow`."""
+        self.failure = ""
+        """Why this invocation got no memory through no fault of its guest's."""
         self._reserved_bytes = 0
         self._mapped_bytes = 0
         self._accessible_bytes = 0
         self._in_use = False
         # wasmtime holds only their addresses; they live as long as the arena.
-        self._get = capi.GetMemory(self._get_memory)
-        self._grow = capi.GrowMemory(self._grow_memory)
-        self._finalize = capi.Finalizer(self._finalize_memory)
-        self._new = capi.NewMemory(self._new_memory)
+        self._get = capi.GetMemory(_or_abort(self._get_memory))
+        self._grow = capi.GrowMemory(_or_abort(self._grow_memory))
+        self._finalize = capi.Finalizer(_or_abort(self._finalize_memory))
+        self._new = capi.NewMemory(_or_abort(self._new_memory))
         self.creator: int = capi.address_of(self._new)
 
     def begin(self, limit_bytes: int) -> None:
@@ -60,21 +80,26 @@ class Arena:
         self.limit_bytes = limit_bytes
         self.peak_bytes = 0
         self.refused = False
+        self.failure = ""
+
+    def _fail(self, why: str) -> int:
+        self.failure = why
+        return capi.make_error(why.encode())
 
     def _new_memory(
         self, _env: int, _type: int, minimum: int, _maximum: int, reserved: int, guard: int, out: int
     ) -> int:
         if self._in_use:
-            return capi.make_error(b"one memory at a time")
+            return self._fail("one memory at a time")
         if minimum > self.limit_bytes:
             self.refused = True
             return capi.make_error(b"the module's minimum memory is above its limit")
         if self.base == 0 and not self._reserve(reserved, guard):
-            return capi.make_error(b"no address space for a memory")
+            return self._fail("no address space for a memory")
         if (reserved, reserved + guard) != (self._reserved_bytes, self._mapped_bytes):
-            return capi.make_error(b"a memory of another shape")
+            return self._fail("a memory of another shape")
         if not self._make_accessible(minimum):
-            return capi.make_error(b"no pages for a memory")
+            return self._fail("no pages for a memory")
         self.size_bytes = self.peak_bytes = minimum
         self._in_use = True
         capi.fill_linear_memory(
@@ -118,6 +143,6 @@ class Arena:
     def _finalize_memory(self, _env: int) -> None:
         if self.size_bytes and _madvise(self.base, self.size_bytes, MADV_DONTNEED) != 0:
             # Without this call the next guest would read this one's data: end the process rather than go on.
-            ctypes.CDLL(None).abort()
+            os.abort()
         self.size_bytes = 0
         self._in_use = False

@@ -20,6 +20,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
+from wisp.policy.facts import MAX_TABLE_ELEMENTS, MAX_TABLES
+from wisp.wire.outcome import one_line
+
 MAJOR: Final = "50"
 P = ctypes.c_size_t
 U64 = ctypes.c_uint64
@@ -34,7 +37,6 @@ EXTERN_MEMORY: Final = 3
 UNLIMITED: Final = -1
 
 MAX_MESSAGE_BYTES: Final = 512
-MAX_TABLES: Final = 4
 
 
 class TrapCode(IntEnum):
@@ -182,8 +184,7 @@ def _take_bytes(vec: _ByteVec) -> bytes:
 
 
 def _printable(text: bytes) -> str:
-    shown = text.rstrip(b"\0")[:MAX_MESSAGE_BYTES].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return one_line(text.rstrip(b"\0")[:MAX_MESSAGE_BYTES].decode("utf-8", "replace"))
 
 
 def _check(error: int) -> None:
@@ -351,11 +352,11 @@ class Store:
 
     __slots__ = ("context", "pointer")
 
-    def __init__(self, engine: int, *, table_elements: int, fuel: int, epoch_ticks: int) -> None:
+    def __init__(self, engine: int, *, fuel: int, epoch_ticks: int) -> None:
         self.pointer: int = _store_new(engine, 0, 0)
         context = self.context = _store_context(self.pointer)
         # Memory is bounded by the arena, which also notes a refused growth; everything else is bounded here.
-        _store_limiter(self.pointer, UNLIMITED, table_elements, 1, MAX_TABLES, 1)
+        _store_limiter(self.pointer, UNLIMITED, MAX_TABLE_ELEMENTS, 1, MAX_TABLES, 1)
         _check(_set_fuel(context, fuel))
         _set_epoch_deadline(context, epoch_ticks)
 

@@ -2,7 +2,7 @@
 
 Inputs are copied into the tensor segment the moment they are set, since a guest may reuse its buffer right after.
 Outputs are copied out of it after each `compute`, so contexts can be interleaved. Handles count up from 0, graphs and
-contexts apart, and are never used again.
+contexts apart, and are never used again. The inputs' room is given back when the last context is gone.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class Graphs:
         if context is None:
             return False
         self._output_bytes -= sum(map(len, context.outputs or ()))
+        if not self.contexts:
+            self._input_bytes = 0
         return True
 
     def reserve_input(self, context: Context, index: int, length: int) -> int | None:

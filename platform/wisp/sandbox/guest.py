@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from wisp.sandbox import handler
+from wisp.policy.choices import Abi
+from wisp.sandbox import command, handler
 from wisp.sandbox.arena import Arena
 from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trapped
+from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.handler import EMPTY
 from wisp.sandbox.hosting import Current, link
@@ -17,7 +19,6 @@ from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
-MAX_TABLE_ELEMENTS: Final = 20_000
 MAX_FUEL: Final = 2**63 - 1
 """ctypes would let a larger number wrap."""
 
@@ -44,25 +45,36 @@ class GuestRunner:
         line: HostLine | None,
         answer: memoryview,
         probe: bool = False,
+        files: FileTree | None = None,
+        request_id: bytes = b"",
     ) -> tuple[Ending, int]:
-        """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates and
-        initialises the module and looks at its exports, but handles nothing."""
+        """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates the module and
+        looks at its exports, initialises a handler, but runs no program and handles nothing."""
         graphs = Graphs(line)
-        call = Invocation(number=number, link=function, deadline_ns=deadline_ns, arena=self.arena, inferences=graphs)
+        if files is not None:
+            files.begin()
+        call = Invocation(
+            number=number, link=function, deadline_ns=deadline_ns, arena=self.arena, inferences=graphs, files=files
+        )
+        program = function.abi == Abi.COMMAND
         result = EMPTY
         trap: Trapped | None = None
         fuel = min(function.fuel, MAX_FUEL)
         used = ready_ns = guest_ns = 0
         cpu_ns = time.thread_time_ns()
         self.arena.begin(function.memory_bytes)
-        store = Store(self.engine.pointer, table_elements=MAX_TABLE_ELEMENTS, fuel=fuel, epoch_ticks=EPOCH_TICKS)
+        store = Store(self.engine.pointer, fuel=fuel, epoch_ticks=EPOCH_TICKS)
         self.current.invocation = call
         try:
             self.timer.arm(deadline_ns)
             try:
                 store.instantiate(prepared)
                 ready_ns = time.monotonic_ns()
-                if probe:
+                if program and probe:
+                    command.check_exports(store, function)
+                elif program:
+                    result = command.run(store, call, head, body, request_id, answer)
+                elif probe:
                     handler.check_exports(store)
                     handler.initialize(store)
                 else:
@@ -93,7 +105,14 @@ class GuestRunner:
         )
         if outcome is not Outcome.OK:
             result = EMPTY
-        ending = Ending(outcome=outcome, receipt=receipt, response=result.inline, logs=call.logs.take(), detail=detail)
+        ending = Ending(
+            outcome=outcome,
+            receipt=receipt,
+            response=result.inline,
+            logs=call.logs.take(),
+            lines=call.logs.take_lines(),
+            detail="; ".join(part for part in (detail, *call.refusals) if part),
+        )
         return ending, result.segment_bytes
 
     def close(self) -> None:
@@ -113,6 +132,8 @@ def classify(call: Invocation, trap: Trapped | None) -> tuple[Outcome, str]:
         return Outcome.FUEL_EXHAUSTED, f"the fuel limit of {call.link.fuel} was reached"
     if trap.code == TrapCode.INTERRUPT:
         return Outcome.DEADLINE_EXCEEDED, "the deadline passed while the guest ran"
+    if call.arena.failure:
+        return Outcome.CHILD_LOST, f"the sandbox has no memory to give: {call.arena.failure}"
     first_line = trap.message.partition("\\n")[0]
     if call.arena.refused:
         limit = call.link.memory_bytes

@@ -24,7 +24,6 @@ _values = (ctypes.c_char * (2 * RAW_BYTES))()
 _values_at = ctypes.addressof(_values)
 _first = ctypes.c_uint64.from_address(_values_at)
 _second = ctypes.c_uint64.from_address(_values_at + RAW_BYTES)
-_memmove = ctypes.memmove
 
 
 class Answer:
@@ -40,11 +39,14 @@ class Answer:
 EMPTY = Answer(inline=b"", segment_bytes=0)
 
 
+class MissingExport(Exception):
+    """Admission has seen the export; its absence in the sandbox is the platform's fault, not the guest's."""
+
+
 def required(store: Store, name: bytes, kind: int) -> Export:
-    """An export that admission has seen; its absence here is the platform's fault, not the guest's."""
     export = store.export(name)
     if export is None or export.kind != kind:
-        raise LookupError(f"the module has no export {name.decode()} of the right kind")
+        raise MissingExport(f"the module has no export {name.decode()} of the right kind")
     return export
 
 
@@ -71,20 +73,19 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
     store.call(alloc, _values_at, 1)
     pointer = _first.value & 0xFFFFFFFF
     try:
-        address = memory.check(call.arena, pointer, length)
+        room = memory.view(call.arena, pointer, length)
     except memory.BadPointer:
         call.stop(
             Outcome.INVALID_GUEST_RESPONSE, f"wisp_alloc({length}) returned {pointer}, which does not lie in memory"
         )
         return EMPTY
-    _memmove(address, head, len(head))
-    if body:
-        memory.view(call.arena, pointer + len(head), len(body))[:] = body
+    room[: len(head)] = head
+    room[len(head) :] = body
     _first.value = pointer
     _second.value = length
     store.call(entry, _values_at, 2)
     length, pointer = struct.unpack("<II", struct.pack("<Q", _first.value))
-    if length > call.link.response_bytes + ENVELOPE_BYTES:
+    if length > min(call.link.response_bytes + ENVELOPE_BYTES, len(answer) - call.link.log_bytes):
         call.stop(Outcome.RESPONSE_TOO_LARGE, f"a response of {length} bytes, {call.link.response_bytes} are allowed")
         return EMPTY
     try:

@@ -7,6 +7,7 @@ left a ctypes callback would be printed and taken for success.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 import sys
@@ -63,7 +64,8 @@ def raw_callback(
         except BaseException as error:  # noqa: BLE001 - nothing may leave a ctypes callback
             if call is not None:
                 call.stop(Outcome.CHILD_LOST, f"{type(error).__name__} in a host function")
-            traceback.print_exc(file=sys.stderr)
+            with contextlib.suppress(BaseException):  # whoever reads standard error may be gone
+                traceback.print_exc(file=sys.stderr)
             return capi.make_trap(b"a host function failed")
         return 0
 

@@ -63,6 +63,7 @@ class HostLine:
         frame = self.channel.receive()
         if frame is None:
             raise HostLost("end of file")
+        frame.close_fds()  # it has no reason to send any
         return frame
 
     def _answer(self, frame: Frame) -> tuple[Status, list[TensorRef], int] | None:

@@ -9,6 +9,8 @@ import time
 from typing import Protocol
 
 from wisp.sandbox.arena import Arena
+from wisp.sandbox.descriptors import Descriptors
+from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.logs import LogBuffer
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Outcome
@@ -27,6 +29,8 @@ class Stop:
 
 
 STOP = Stop()
+MAX_REFUSALS = 4
+"""Refusals of one invocation that are told, where they do not end it."""
 
 
 class Invocation:
@@ -35,7 +39,9 @@ class Invocation:
     __slots__ = (
         "arena",
         "deadline_ns",
+        "descriptors",
         "detail",
+        "environment",
         "exit_code",
         "host_calls",
         "inferences",
@@ -43,20 +49,33 @@ class Invocation:
         "logs",
         "number",
         "random_draws",
+        "refusals",
         "started_ns",
         "started_real_ns",
         "stopped",
     )
 
     def __init__(
-        self, *, number: int, link: FunctionLink, deadline_ns: int, arena: Arena, inferences: Inferences
+        self,
+        *,
+        number: int,
+        link: FunctionLink,
+        deadline_ns: int,
+        arena: Arena,
+        inferences: Inferences,
+        files: FileTree | None = None,
     ) -> None:
+        """Without `files` there is the empty root."""
         self.number = number
         self.link = link
         self.deadline_ns = deadline_ns
         self.arena = arena
         self.inferences = inferences
         self.logs = LogBuffer(link.log_bytes)
+        self.descriptors = Descriptors(files or FileTree(), self.logs)
+        self.environment: list[bytes] | None = None
+        """NUL-terminated; None is the policy's own."""
+        self.refusals: list[str] = []
         self.started_ns = time.monotonic_ns()
         self.started_real_ns = time.time_ns()
         self.random_draws = 0
@@ -76,6 +95,23 @@ class Invocation:
         self.exit_code = code
         return self.stop(Outcome.GUEST_EXIT, f"the guest exited with code {code}")
 
+    def forgive_clean_exit(self) -> bool:
+        """Whether the guest ended by itself with code 0, which for a program is an ending like any other."""
+        if self.stopped is not Outcome.GUEST_EXIT or self.exit_code != 0:
+            return False
+        self.stopped, self.detail = None, ""
+        return True
+
     def deny(self, what: str, allow: str) -> Stop:
         """A refused capability; `allow` is the policy line that would grant it."""
         return self.stop(Outcome.CAPABILITY_DENIED, f"denied: {what}; the policy line that would allow it: {allow}")
+
+    def refuse(self, what: str, allow: str) -> Stop | None:
+        """The same where the policy says `trap`; else the guest gets an errno, and the refusal is noted."""
+        if self.link.trap_on_violation:
+            return self.deny(what, allow)
+        if len(self.refusals) < MAX_REFUSALS:
+            note = f"denied: {what}; the policy line that would allow it: {allow}"
+            if note not in self.refusals:
+                self.refusals.append(note)
+        return None

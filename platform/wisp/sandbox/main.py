@@ -13,7 +13,9 @@ import os
 from wisp.errors import InvalidFrame
 from wisp.sandbox.capi import EngineError, configuration_fingerprint
 from wisp.sandbox.guest import GuestRunner
+from wisp.sandbox.handler import MissingExport
 from wisp.sandbox.hostline import HostLine
+from wisp.sandbox.mapping import MappedBundle
 from wisp.sandbox.modules import LinkedModules
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
@@ -55,7 +57,7 @@ class Sandbox:
         elif frame.kind == Kind.MODULE:
             self.add_module(frame)
         elif frame.kind == Kind.LINK:
-            self.modules.link(FunctionLink.decode(frame.payload))
+            self.link(frame)
         elif frame.kind == Kind.UNLINK:
             self.modules.unlink(HANDLE.unpack(frame.payload)[0])
         elif frame.kind == Kind.UNLOAD:
@@ -72,6 +74,14 @@ class Sandbox:
             self.modules.add(digest, fd)
         except (EngineError, InvalidFrame) as error:
             self.modules.note_failure(digest, str(error))
+
+    def link(self, frame: Frame) -> None:
+        fds, payload = list(frame.fds), frame.payload
+        if not payload:
+            with Segment(fds.pop(0), writable=False) as segment:
+                payload = bytes(segment.view)
+        function = FunctionLink.decode(payload)
+        self.modules.link(function, MappedBundle(fds.pop()) if fds else None)
 
     def attach(self, frame: Frame) -> None:
         if self.line is not None:
@@ -92,12 +102,14 @@ class Sandbox:
         probe = frame.kind == Kind.PROBE
         try:
             if frame.fds:
-                with Segment(frame.fds[0], writable=False) as body:
-                    self.run(number, function, prepared, deadline_ns, head, body.view[:body_bytes], probe=probe)
+                request_id = frame.payload[start + head_bytes :]
+                with Segment(frame.fds[0], writable=False) as segment, segment.view[:body_bytes] as body:
+                    self.run(number, function, prepared, deadline_ns, head, body, request_id, probe=probe)
             else:
-                body_inline = frame.payload[start + head_bytes :]
-                self.run(number, function, prepared, deadline_ns, head, body_inline, probe=probe)
-        except LookupError as error:
+                end = start + head_bytes + body_bytes
+                body_inline, request_id = frame.payload[start + head_bytes : end], frame.payload[end:]
+                self.run(number, function, prepared, deadline_ns, head, body_inline, request_id, probe=probe)
+        except MissingExport as error:
             self.fail(number, str(error))
 
     def run(
@@ -108,6 +120,7 @@ class Sandbox:
         deadline_ns: int,
         head: bytes,
         body: bytes | memoryview,
+        request_id: bytes,
         *,
         probe: bool,
     ) -> None:
@@ -121,18 +134,21 @@ class Sandbox:
             line=self.line,
             answer=self.answer.view,
             probe=probe,
+            files=self.modules.files(function.handle),
+            request_id=request_id,
         )
         self.send_result(number, ending, in_segment)
 
     def send_result(self, number: int, ending: Ending, in_segment: int) -> None:
-        if in_segment == 0 and len(ending.response) + len(ending.logs) > INLINE_BYTES:
+        logs = ending.logs + ending.lines
+        if in_segment == 0 and len(ending.response) + len(logs) > INLINE_BYTES:
             in_segment = len(ending.response)
             self.answer.view[:in_segment] = ending.response
             use_segment = True
         else:
             use_segment = in_segment > 0
         if use_segment:
-            self.answer.view[in_segment : in_segment + len(ending.logs)] = ending.logs
+            self.answer.view[in_segment : in_segment + len(logs)] = logs
         self.channel.send(Kind.RESULT, encode_result(number, ending, in_segment if use_segment else None))
 
     def fail(self, number: int, reason: str) -> None:

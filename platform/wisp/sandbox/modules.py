@@ -10,6 +10,8 @@ import os
 
 from wisp.errors import InvalidFrame
 from wisp.sandbox.capi import Engine, Linker, delete_module, delete_prepared
+from wisp.sandbox.filesystem import FileTree
+from wisp.sandbox.mapping import MappedBundle
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.segments import FROZEN, require_seals
 
@@ -23,6 +25,7 @@ class LinkedModules:
         self._modules: dict[str, tuple[int, int]] = {}
         self._failed: dict[str, str] = {}
         self._links: dict[int, FunctionLink] = {}
+        self._trees: dict[int, FileTree] = {}
 
     def add(self, digest: str, fd: int) -> None:
         """Takes the descriptor over. Maps and links the module; a failure is told by `prepared`."""
@@ -49,11 +52,21 @@ class LinkedModules:
             delete_prepared(pointers[1])
             delete_module(pointers[0])
 
-    def link(self, link: FunctionLink) -> None:
+    def link(self, link: FunctionLink, bundle: MappedBundle | None = None) -> None:
+        """Takes the bundle over; `unlink` unmaps it."""
+        self.unlink(link.handle)
+        self._trees[link.handle] = FileTree(link.files, bundle)
         self._links[link.handle] = link
 
     def unlink(self, handle: int) -> None:
         self._links.pop(handle, None)
+        tree = self._trees.pop(handle, None)
+        if tree is not None:
+            tree.close()
+
+    def files(self, handle: int) -> FileTree:
+        """Of a function that is linked."""
+        return self._trees[handle]
 
     def function(self, handle: int) -> tuple[FunctionLink, int]:
         """(its link, its prepared module). Raises `InvalidFrame` for what the router has not sent or could not be
@@ -67,5 +80,7 @@ class LinkedModules:
         return link, pointers[1]
 
     def close(self) -> None:
+        for handle in list(self._links):
+            self.unlink(handle)
         for digest in list(self._modules):
             self.drop(digest)

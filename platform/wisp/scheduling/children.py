@@ -47,6 +47,7 @@ class Child:
         self._on_frame = on_frame
         self._on_end = on_end
         self._ended = False
+        self._gone: asyncio.Task[int] | None = None
         ours, theirs = socket_pair()
         handed = dict(fds or {})
         try:
@@ -69,7 +70,7 @@ class Child:
             theirs.close()
         self._channel = Channel(ours)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ours.fileno(), self._readable)
+        self._loop.add_reader(ours.fileno(), self.receive)
 
     @property
     def pid(self) -> int:
@@ -89,7 +90,8 @@ class Child:
             self._end(f"it takes no frames ({error})")
             raise ChildLost(f"{self.module} is gone") from error
 
-    def _readable(self) -> None:
+    def receive(self) -> None:
+        """Handles what has arrived, as the event loop does by itself, but now."""
         while not self._ended:
             try:
                 frame = self._channel.receive()
@@ -116,21 +118,26 @@ class Child:
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        self._gone = self._loop.create_task(self._wait_until_gone())
         self._on_end(reason)
 
     def kill(self, reason: str) -> None:
         """SIGKILL; `on_end` is called before this returns."""
         self._end(reason)
 
+    async def _wait_until_gone(self) -> int:
+        async with asyncio.timeout(REAP_S):
+            while (code := self._process.poll()) is None:  # noqa: ASYNC110 - no event tells of a process's end
+                await asyncio.sleep(0.005)
+        return code
+
     async def reaped(self) -> int:
         """Waits until the killed process is gone; its return code. Raises `ChildLost` if the kernel keeps it."""
+        assert self._gone is not None
         try:
-            async with asyncio.timeout(REAP_S):
-                while (code := self._process.poll()) is None:  # noqa: ASYNC110 - no event tells of a process's end
-                    await asyncio.sleep(0.005)
+            return await asyncio.shield(self._gone)
         except TimeoutError as error:
             raise ChildLost(f"process {self.pid} does not end after SIGKILL") from error
-        return code
 
 
 def make_empty_directory(parent: Path) -> Path:

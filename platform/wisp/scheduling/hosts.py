@@ -115,6 +115,9 @@ class InferenceHost:
         asyncio.get_running_loop().call_later(self._delay_s, self._spawn)
         self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
 
+    def has(self, digests: tuple[Digest, ...]) -> bool:
+        return self._loaded.issuperset(digests)
+
     async def ensure(self, digests: tuple[Digest, ...]) -> None:
         """Returns when these models are loaded; single-flight per model. Raises `ModelLoading`."""
         try:
@@ -178,6 +181,9 @@ class InferenceHost:
         self._send(Kind.OPEN, OPEN.pack(slot, binding.handle, invocation, deadline_ns))
 
     def close(self, slot: int, invocation: int) -> None:
+        """Also notices at once if the host died under this invocation, so that the next one waits for its successor."""
+        if self._child is not None:
+            self._child.receive()
         if self.pid is not None:
             self._send(Kind.CLOSE, CLOSE.pack(slot, invocation))
 

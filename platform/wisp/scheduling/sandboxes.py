@@ -19,17 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wisp.errors import ChildLost, InvalidFrame, QueueTimeout
-from wisp.names import TenantName
+from wisp.names import Digest, TenantName
+from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.codecache import CodeSegment
 from wisp.scheduling.hosts import TENSOR_BYTES, InferenceHost
 from wisp.scheduling.queue import FairQueue, Waiter
-from wisp.wire.channel import Frame
+from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
 from wisp.wire.inferences import Binding
 from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
 from wisp.wire.outcome import Ending, Outcome, Receipt
-from wisp.wire.segments import Segment, clear
+from wisp.wire.segments import Segment, clear, create_frozen
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,21 @@ DATA_BYTES = 1024 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's."""
+    """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
+    `bundle` is there where a mount shows it."""
 
     tenant: TenantName
     link: FunctionLink
     binding: Binding | None
+    models: tuple[Digest, ...]
     code: CodeSegment
     head: bytes
     body: bytes
     body_segment: tuple[int, ...]
     body_bytes: int
     timeout_ns: int
+    request_id: bytes = b""
+    bundle: BundleSegment | None = None
     probe: bool = False
 
 
@@ -117,7 +122,7 @@ class Sandbox:
                 self._open_inference(child, job, job.binding, number, deadline_ns)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
-        child.send(kind, payload + job.head + job.body, job.body_segment)
+        child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
         loop = asyncio.get_running_loop()
         self._running, self._job, self._number = loop.create_future(), job, number
         self._overrun = loop.call_later(job.timeout_ns / 1e9 + GRACE_S, self._kill_overrun, number)
@@ -137,8 +142,19 @@ class Sandbox:
             handles = self._modules[link.module] = set()
         self._modules.move_to_end(link.module)
         if link.handle not in handles:
-            child.send(Kind.LINK, link.encode())
+            self._link(child, link, job.bundle)
             handles.add(link.handle)
+
+    def _link(self, child: Child, link: FunctionLink, bundle: BundleSegment | None) -> None:
+        payload, fds = link.encode(), () if bundle is None else (bundle.fd,)
+        if len(payload) < MAX_FRAME_BYTES:
+            child.send(Kind.LINK, payload, fds)
+            return
+        own = create_frozen("link", [payload])
+        try:
+            child.send(Kind.LINK, b"", (own, *fds))
+        finally:
+            os.close(own)
 
     def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
         if self._tensors is None:
@@ -238,9 +254,6 @@ class Sandbox:
         self.detach()
         self._answer.clear(self._answer.size_bytes)
         self._finish(ChildLost("the process that ran this request died; try again"))
-        child = self._child
-        if child is not None:
-            self._pool.reap(child)
         if self._pool.stopping:
             return
         log.warning("sandbox %d ended (%s)", self.slot, reason)
@@ -250,7 +263,10 @@ class Sandbox:
             self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
         asyncio.get_running_loop().call_later(delay_s, self.spawn)
 
-    def close(self) -> None:
+    async def stop(self) -> None:
+        if self._child is not None:
+            self._child.kill("the platform stops")
+            await self._child.reaped()
         self.detach()
         self._answer.close()
 
@@ -280,7 +296,6 @@ class Sandboxes:
         self._idle: list[Sandbox] = []
         self._queue: FairQueue[Sandbox] = FairQueue(per_tenant=queue_per_tenant, total=queue_total)
         self._numbers = itertools.count(1)
-        self._reaping: set[asyncio.Task[int]] = set()
         self.slots = [Sandbox(self, slot) for slot in range(count)]
 
     @property
@@ -300,17 +315,29 @@ class Sandboxes:
     async def run(self, job: Job, *, queue_timeout_s: float) -> tuple[Ending, int]:
         """Waits for a sandbox, then for the ending: (ending, ns spent waiting for the sandbox).
 
-        Raises `Overloaded`, `TooManyInflight`, `QueueTimeout`, `ChildLost`. Cancelled, it gives its place back, or
-        ends the guest.
+        Raises `Overloaded`, `TooManyInflight`, `QueueTimeout`, `ModelLoading`, `ChildLost`. Cancelled, it gives its
+        place back, or ends the guest.
         """
         queued_ns = 0
-        sandbox = self._take_idle(job.link)
-        if sandbox is None:
-            queued_ns = -time.monotonic_ns()
-            sandbox = await self._wait(job, queue_timeout_s)
-            queued_ns += time.monotonic_ns()
+        while True:
+            if not self.host.has(job.models):
+                await self.host.ensure(job.models)
+            sandbox = self._take_idle(job.link)
+            if sandbox is None:
+                queued_ns -= time.monotonic_ns()
+                sandbox = await self._wait(job, queue_timeout_s)
+                queued_ns += time.monotonic_ns()
+            if self.host.has(job.models):
+                break
+            self.release(sandbox)  # the host died while this request was queued: wait for the next, not in a sandbox
         number = next(self._numbers)
-        running = sandbox.start(job, number)
+        try:
+            running = sandbox.start(job, number)
+        except ChildLost:
+            raise  # its successor reports in by itself
+        except BaseException:
+            sandbox.kill("a request could not be given to it whole")
+            raise
         try:
             return await asyncio.shield(running), queued_ns
         except asyncio.CancelledError:
@@ -361,11 +388,6 @@ class Sandboxes:
         if sandbox in self._idle:
             self._idle.remove(sandbox)
 
-    def reap(self, child: Child) -> None:
-        task = asyncio.get_running_loop().create_task(child.reaped())
-        self._reaping.add(task)
-        task.add_done_callback(self._reaping.discard)
-
     def forget(self, link: FunctionLink) -> None:
         """A function's version or grants were replaced."""
         for sandbox in self.slots:
@@ -378,7 +400,4 @@ class Sandboxes:
     async def stop(self) -> None:
         self.stopping = True
         for sandbox in self.slots:
-            sandbox.kill("the platform stops")
-        await asyncio.gather(*self._reaping)
-        for sandbox in self.slots:
-            sandbox.close()
+            await sandbox.stop()

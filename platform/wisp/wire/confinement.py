@@ -25,14 +25,15 @@ class Limits:
     """Hard limits of one child; None leaves the system's.
 
     `address_space_bytes` (RLIMIT_AS) does not fit a process that runs guests, since each memory reserves gigabytes of
-    address space; `data_bytes` (RLIMIT_DATA) ignores reservations and does.
+    address space; `data_bytes` (RLIMIT_DATA) ignores reservations and does. `open_files`: a sandbox keeps one for each
+    module that it has mapped, beside a dozen of its own.
     """
 
     address_space_bytes: int | None = None
     data_bytes: int | None = None
     cpu_s: int | None = None
     file_bytes: int = 0
-    open_files: int = 64
+    open_files: int = 256
 
 
 def die_with_parent(parent_pid: int, death_signal: int = signal.SIGKILL) -> None:

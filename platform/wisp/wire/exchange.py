@@ -146,3 +146,33 @@ def decode_request(message: memoryview) -> Request:
     method, path, query = cursor.text("method"), cursor.text("path"), cursor.text("query")
     headers = cursor.headers(strict=False)
     return Request(method=method, path=path, query=query, headers=headers, body=message[cursor.at :].tobytes())
+
+
+def decode_request_head(head: bytes) -> Request:
+    """What `encode_request_head` made, for a sandbox: bounded by its frame and believed, as its router wrote it.
+
+    Raises `MalformedExchange` only where it ends too early.
+    """
+    try:
+        texts, at = [], U32.size
+        for _ in range(3):
+            at, text = _text_at(head, at)
+            texts.append(text)
+        (count,) = U32.unpack_from(head, at)
+        at += U32.size
+        headers = []
+        for _ in range(count):
+            at, name = _text_at(head, at)
+            at, value = _text_at(head, at)
+            headers.append((name, value))
+    except struct.error as error:
+        raise MalformedExchange("a request's head ends too early") from error
+    method, path, query = texts
+    return Request(method=method, path=path, query=query, headers=tuple(headers), body=b"")
+
+
+def _text_at(head: bytes, at: int) -> tuple[int, bytes]:
+    end: int = at + U32.size + U32.unpack_from(head, at)[0]
+    if end > len(head):
+        raise struct.error("a text passes the end")
+    return end, head[at + U32.size : end]

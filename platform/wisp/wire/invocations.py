@@ -5,11 +5,12 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
 
     router → sandbox   MODULE  digest (text) + 1 frozen segment: compiled code, verified by the router
                        UNLOAD  digest
-                       LINK    JSON `FunctionLink`
+                       LINK    JSON `FunctionLink`; no payload, then 1 frozen segment with it, if it outgrows a frame
+                               + 1 frozen segment (`wire.bundles`) where a mount shows the bundle
                        UNLINK  handle u32
                        ATTACH  JSON {} + socket + tensor segment: the way to the inference host
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
-                       INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with the body)
+                       INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
     sandbox → router   READY   JSON {fingerprint}: what compiled code must have been made for
                        RESULT  `RESULT_HEAD`, detail, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
@@ -24,7 +25,7 @@ from enum import IntEnum
 from typing import Any
 
 from wisp.errors import InvalidFrame
-from wisp.wire.outcome import CODES, NUMBERS, Ending, Receipt
+from wisp.wire.outcome import CODES, NUMBERS, Ending, Receipt, one_line
 from wisp.wire.tensors import ElementType, TensorSpec
 
 INLINE_BYTES = 60 * 1024
@@ -49,9 +50,9 @@ class Kind(IntEnum):
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
 """invocation, handle, exchange head bytes, body bytes, deadline (CLOCK_MONOTONIC, ns)."""
-RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQQ")
+RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQQI")
 """invocation, outcome, in segment, detail bytes, log bytes, response bytes, host calls, inferences, fuel, memory peak,
-cpu, store, guest, nn (ns), tensor bytes."""
+cpu, store, guest, nn (ns), tensor bytes, line bytes: the last ones of the logs, which came by log mounts."""
 HANDLE = struct.Struct("<I")
 FAILED_HEAD = struct.Struct("<Q")
 
@@ -66,6 +67,16 @@ class ModelLink:
     max_time_ns: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountLink:
+    """A mount as one function has it. `allow`: globs, for a bundle; `quota_bytes`: for scratch, else 0."""
+
+    mount: str
+    source: str
+    allow: tuple[str, ...] = ()
+    quota_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +96,9 @@ class FunctionLink:
     clock: str
     random: str
     trap_on_violation: bool
+    tenant: str = ""
+    function: str = ""
+    files: tuple[MountLink, ...] = ()
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -95,6 +109,7 @@ class FunctionLink:
         fields: dict[str, Any] = json.loads(payload)
         fields["environment"] = tuple((name, value) for name, value in fields["environment"])
         fields["models"] = tuple(_model(model) for model in fields["models"])
+        fields["files"] = tuple(MountLink(**mount | {"allow": tuple(mount["allow"])}) for mount in fields["files"])
         return cls(**fields)
 
 
@@ -116,7 +131,7 @@ def encode_result(invocation: int, ending: Ending, in_segment: int | None = None
         NUMBERS[ending.outcome],
         in_segment is not None,
         len(detail),
-        len(ending.logs),
+        len(ending.logs) + len(ending.lines),
         len(ending.response) if in_segment is None else in_segment,
         receipt.host_calls,
         receipt.inferences,
@@ -127,10 +142,11 @@ def encode_result(invocation: int, ending: Ending, in_segment: int | None = None
         receipt.guest_ns,
         receipt.nn_ns,
         receipt.tensor_bytes,
+        len(ending.lines),
     )
     if in_segment is not None:
         return head + detail
-    return b"".join((head, detail, ending.response, ending.logs))
+    return b"".join((head, detail, ending.response, ending.logs, ending.lines))
 
 
 def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
@@ -141,7 +157,7 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     try:
         (
             invocation, number, in_segment, detail_bytes, log_bytes, response_bytes, host_calls, inferences,
-            fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes,
+            fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes, line_bytes,
         ) = RESULT_HEAD.unpack_from(payload)  # fmt: skip
         outcome = CODES[number]
     except (struct.error, IndexError) as error:
@@ -151,9 +167,9 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     at = RESULT_HEAD.size + detail_bytes
     if at > len(payload):
         raise InvalidFrame("a result whose detail passes its end")
-    detail = _one_line(payload[RESULT_HEAD.size : at].decode("utf-8", "replace"))
+    detail = one_line(payload[RESULT_HEAD.size : at].decode("utf-8", "replace"))
     source = answer if in_segment else memoryview(payload)[at:]
-    if response_bytes + log_bytes > len(source):
+    if line_bytes > log_bytes or response_bytes + log_bytes > len(source):
         raise InvalidFrame("a result whose response passes its end")
     receipt = Receipt(
         fuel=fuel,
@@ -168,11 +184,7 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     )
     response = bytes(source[:response_bytes])
     logs = bytes(source[response_bytes : response_bytes + log_bytes])
-    return invocation, Ending(outcome=outcome, receipt=receipt, response=response, logs=logs, detail=detail)
-
-
-def _one_line(text: str) -> str:
-    """As honest sandboxes write it already; a log or a terminal must not obey what another one writes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    split = log_bytes - line_bytes
+    return invocation, Ending(
+        outcome=outcome, receipt=receipt, response=response, logs=logs[:split], lines=logs[split:], detail=detail
+    )

@@ -50,8 +50,8 @@ class Receipt:
 class Ending:
     """Everything that a sandbox tells of one invocation.
 
-    `response` is an encoded exchange response (empty unless the outcome is ok), `logs` the tenant's lines as the guest
-    wrote them, `detail` one line for the tenant's log (never for the caller).
+    `response` is an encoded exchange response (empty unless the outcome is ok), `logs` what the guest wrote to its
+    standard error, `lines` what it wrote to log mounts, `detail` one line for the tenant's log (never for the caller).
     """
 
     outcome: Outcome
@@ -59,3 +59,11 @@ class Ending:
     response: bytes
     logs: bytes
     detail: str
+    lines: bytes = b""
+
+
+def one_line(text: str) -> str:
+    """With what a log or a terminal would obey written as escapes. Needs no codec, which would be loaded from disk."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

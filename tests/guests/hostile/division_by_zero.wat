@@ -1,0 +1,9 @@
+;; Divides by zero.
+;; expect: guest_trap
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (drop (i32.div_u (i32.const 1) (i32.load (i32.const 0))))
+    (i64.const 68719476748)))

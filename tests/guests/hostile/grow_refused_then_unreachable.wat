@@ -1,0 +1,10 @@
+;; What a language's runtime does when it is out of memory.
+;; expect: memory_exceeded
+;; memory-bytes: 1048576
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (if (i32.eq (memory.grow (i32.const 65535)) (i32.const -1)) (then unreachable))
+    (i64.const 68719476748)))

@@ -1,0 +1,20 @@
+;; Opens contexts and graphs until it is refused.
+;; expect: ok
+;; models: identity_f32
+(module
+  (import "wasi_ephemeral_nn" "load_by_name" (func $load_by_name (param i32 i32 i32) (result i32)))
+  (import "wasi_ephemeral_nn" "init_execution_context" (func $init_execution_context (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (func $must (param $got i32) (param $want i32)
+    (if (i32.ne (local.get $got) (local.get $want)) (then unreachable)))
+  (data (i32.const 8192) "identity_f32")
+  (data (i32.const 8208) "secret")
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (drop (call $load_by_name (i32.const 8192) (i32.const 12) (i32.const 0)))
+    (loop $more (br_if $more (i32.eqz (call $init_execution_context (i32.const 0) (i32.const 4)))))
+    (loop $more (br_if $more (i32.eqz (call $load_by_name (i32.const 8192) (i32.const 12) (i32.const 0)))))
+    (call $must (call $init_execution_context (i32.const 0) (i32.const 4)) (i32.const 4))
+    (call $must (call $load_by_name (i32.const 8192) (i32.const 12) (i32.const 0)) (i32.const 4))
+    (i64.const 68719476748)))

@@ -1,0 +1,15 @@
+;; Waits for what lies behind its memory, and wants to hear of it there.
+;; expect: ok
+(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (func $must (param $got i32) (param $want i32)
+    (if (i32.ne (local.get $got) (local.get $want)) (then unreachable)))
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (call $must (call $poll_oneoff (i32.const 65528) (i32.const 0) (i32.const 1) (i32.const 0)) (i32.const 21))
+    (call $must (call $poll_oneoff (i32.const 0) (i32.const 65528) (i32.const 1) (i32.const 0)) (i32.const 21))
+    (call $must (call $poll_oneoff (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 65536)) (i32.const 21))
+    (call $must (call $poll_oneoff (i32.const -48) (i32.const -32) (i32.const 1) (i32.const -4)) (i32.const 21))
+    (i64.const 68719476748)))

@@ -1,0 +1,8 @@
+;; Spells a header name as only a request may be read.
+;; expect: invalid_guest_response
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\01\00\00\00\0c\00\00\00Content-Type\0a\00\00\00text/plain")
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (i64.const 68719476778)))

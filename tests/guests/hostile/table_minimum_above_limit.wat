@@ -1,0 +1,9 @@
+;; Begins with a table that nobody may have.
+;; expect: guest_trap
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (table 20001 funcref)
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (i64.const 68719476748)))

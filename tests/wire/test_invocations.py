@@ -1,0 +1,152 @@
+"""The frames between router and sandbox. What a sandbox answers is hostile: its guest may have taken it over."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wisp.errors import InvalidFrame
+from wisp.wire.channel import MAX_FRAME_BYTES
+from wisp.wire.invocations import (
+    INLINE_BYTES,
+    MAX_DETAIL_BYTES,
+    MAX_NUMBER,
+    RESULT_HEAD,
+    FunctionLink,
+    ModelLink,
+    decode_result,
+    encode_result,
+)
+from wisp.wire.outcome import CODES, NUMBERS, Ending, Outcome, Receipt
+from wisp.wire.tensors import ElementType, TensorSpec
+
+NOTHING = memoryview(b"")
+SHORT = st.integers(0, 2**32 - 1)
+LONG = st.integers(0, MAX_NUMBER)
+receipts = st.builds(
+    Receipt,
+    fuel=LONG, memory_peak_bytes=LONG, cpu_ns=LONG, store_ns=LONG, guest_ns=LONG, nn_ns=LONG, tensor_bytes=LONG,
+    host_calls=SHORT, inferences=SHORT,
+)  # fmt: skip
+details = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200)
+endings = st.builds(
+    Ending,
+    outcome=st.sampled_from(Outcome),
+    receipt=receipts,
+    response=st.binary(max_size=300),
+    logs=st.binary(max_size=300),
+    lines=st.binary(max_size=50),
+    detail=details,
+)
+
+
+def head(**changes: int) -> bytes:
+    fields = {
+        "invocation": 7, "outcome": 0, "in_segment": 0, "detail": 0, "logs": 0, "response": 0, "host_calls": 0,
+        "inferences": 0, "fuel": 0, "memory": 0, "cpu": 0, "store": 0, "guest": 0, "nn": 0, "tensors": 0, "lines": 0,
+    }  # fmt: skip
+    assert changes.keys() <= fields.keys()
+    return RESULT_HEAD.pack(*(fields | changes).values())
+
+
+@given(st.integers(0, 2**64 - 1), endings)
+def test_a_result_survives_the_round_trip_inline(invocation: int, ending: Ending) -> None:
+    assert decode_result(encode_result(invocation, ending), NOTHING) == (invocation, ending)
+
+
+@given(st.integers(0, 2**64 - 1), endings, st.binary(max_size=20))
+def test_a_result_survives_the_round_trip_by_segment(invocation: int, ending: Ending, rest: bytes) -> None:
+    answer = memoryview(ending.response + ending.logs + ending.lines + rest)
+    payload = encode_result(invocation, ending, len(ending.response))
+    assert decode_result(payload, answer) == (invocation, ending)
+    assert len(payload) <= RESULT_HEAD.size + MAX_DETAIL_BYTES
+
+
+def test_the_largest_inline_result_fits_a_frame() -> None:
+    response, detail = b"x" * (INLINE_BYTES - 10), "d" * (2 * MAX_DETAIL_BYTES)
+    ending = Ending(outcome=Outcome.OK, receipt=Receipt(), response=response, logs=b"l" * 10, detail=detail)
+    assert len(encode_result(1, ending)) < MAX_FRAME_BYTES
+
+
+@given(st.binary(max_size=300), st.binary(max_size=50))
+def test_arbitrary_bytes_are_a_result_within_bounds_or_an_invalid_frame(payload: bytes, answer: bytes) -> None:
+    try:
+        _, ending = decode_result(payload, memoryview(answer))
+    except InvalidFrame:
+        return
+    assert len(ending.response) + len(ending.logs) <= max(len(payload), len(answer))
+
+
+@given(st.data())
+def test_a_hostile_head_is_a_result_within_bounds_or_an_invalid_frame(data: st.DataObject) -> None:
+    names = {
+        "outcome": 8, "in_segment": 8, "detail": 16, "logs": 32, "response": 64, "fuel": 64, "cpu": 64, "lines": 32,
+    }  # fmt: skip
+    fields = {
+        name: data.draw(st.integers(0, 2**bits - 1) | st.integers(0, 30), label=name) for name, bits in names.items()
+    }
+    try:
+        invocation, ending = decode_result(head(**fields) + bytes(20), memoryview(bytes(10)))
+    except InvalidFrame:
+        return
+    assert invocation == 7
+    assert len(ending.response) + len(ending.logs) <= 20
+    assert ending.receipt.fuel <= MAX_NUMBER
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(head()[:-1], id="a head cut off"),
+        pytest.param(head(outcome=len(CODES)), id="an outcome that does not exist"),
+        pytest.param(head(outcome=255), id="the last outcome"),
+        pytest.param(head(detail=1), id="a detail past the end"),
+        pytest.param(head(response=1), id="a response past the end"),
+        pytest.param(head(logs=1), id="logs past the end"),
+        pytest.param(head(response=2**64 - 1, logs=1) + b"x", id="a sum that wraps"),
+        pytest.param(head(in_segment=1, response=11), id="a response past the answer segment"),
+        pytest.param(head(in_segment=1, response=10, logs=1), id="logs past the answer segment"),
+        pytest.param(head(lines=1), id="more lines than logs"),
+        pytest.param(head(fuel=MAX_NUMBER + 1), id="more fuel than can be counted"),
+        pytest.param(head(cpu=2**64 - 1), id="more time than can be counted"),
+    ],
+)
+def test_a_lying_result_is_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidFrame):
+        decode_result(payload, memoryview(bytes(10)))
+
+
+def test_a_detail_is_one_printable_line_whatever_the_sandbox_says() -> None:
+    hostile = "a\nok: \x1b[2Jb\x00\u2028c\u202e".encode() + b"\xff"
+    _, ending = decode_result(head(detail=len(hostile)) + hostile, NOTHING)
+    assert ending.detail.isprintable()
+    assert ending.detail.startswith(r"a\nok: \x1b[2Jb\x00")
+
+
+def test_what_was_decoded_does_not_change_with_the_segment() -> None:
+    answer = bytearray(b"response-logs")
+    _, ending = decode_result(head(in_segment=1, response=8, logs=5), memoryview(answer))
+    answer[:] = bytes(len(answer))
+    assert (ending.response, ending.logs) == (b"response", b"-logs")
+
+
+def test_every_outcome_has_its_number() -> None:
+    assert [CODES[NUMBERS[outcome]] for outcome in Outcome] == list(Outcome)
+    assert len(CODES) < 256
+
+
+def test_a_link_survives_the_round_trip() -> None:
+    tensor = TensorSpec(name="x", dtype=ElementType.F16, shape=(-1, 3))
+    model = ModelLink(
+        name="m", target="cpu", max_inferences=3, max_time_ns=10**9, inputs=(tensor,), outputs=(tensor, tensor)
+    )
+    link = FunctionLink(
+        handle=2**32 - 1, module="sha256:00", abi="handler", entrypoint="", fuel=2**63 - 1, memory_bytes=2**32,
+        response_bytes=1, log_bytes=2, environment=(("NAME", "wörth\n"),), models=(model,), clock="coarse",
+        random="frozen", trap_on_violation=True,
+    )  # fmt: skip
+    decoded = FunctionLink.decode(link.encode())
+    assert decoded == link
+    assert isinstance(decoded.models[0].inputs[0].dtype, ElementType)
