@@ -32,14 +32,15 @@ lint: $(VENV)/.installed ## ruff: rules and format
 types: $(VENV)/.installed ## mypy, strict, over source and tests
 	$(BIN)/mypy
 
-guests: ## rebuild the prebuilt guests (needs Rust)
+guests: ## rebuild the prebuilt guests (needs Rust and clang)
 	$(PYTHON) sdk-rust/build.py
 
-guests-check: ## the prebuilt guests match their sources (needs no Rust)
+guests-check: ## the prebuilt guests match their sources (needs neither)
 	$(PYTHON) sdk-rust/build.py --check
 
 bench: $(VENV)/.installed ## what a request costs here, as ratios
 	$(BIN)/python tests/bench/bench_hello.py
+	$(BIN)/python tests/bench/bench_claims.py
 
 clean: ## everything that these targets made, the virtual environment too
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis sdk-rust/target

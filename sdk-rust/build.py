@@ -6,12 +6,14 @@
     build.py --out DIR            leave the tree alone and write DIR/tenants/<tenant>/<function>/module.wasm ...
     build.py --check              compare modules and sources with tenants/guests.lock; exit 1 names what differs
 
-A guest is a folder tenants/<tenant>/<function>/ or tests/guests/<name>/ with a Cargo.toml; its module.wasm is committed
-beside it. guests.lock holds each module's digest and size and the digest of all that it was built from: its crate,
-wisp-guest, the workspace and the lock file. Needs the standard library only.
+A guest is a folder tenants/<tenant>/<function>/ or tests/guests/<name>/ with a Cargo.toml or, in C, a main.c (a program
+on wasi-libc) or a handler.c (a handler without a library); its module.wasm is committed beside it. guests.lock holds
+each module's digest and size and the digest of all that it was built from: its C, or its crate, wisp-guest, the
+workspace and the lock file. Needs the standard library only.
 
 rustup: `rustup target add wasm32-wasip1`. Debian: `apt-get install rustc-web cargo-web rust-web-src wasi-libc lld`,
 which brings no prebuilt standard library, so that it is built along (about a minute).
+C: `apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32`.
 """
 
 from __future__ import annotations
@@ -34,16 +36,31 @@ TARGET = "wasm32-wasip1"
 BUILD_S = 1200
 SYSROOT = Path("/usr/lib/wasm32-wasi")
 LOCK = Path("tenants/guests.lock")
+CLANG = ("clang", "--target=wasm32-wasi", "-Os", "-s", "-Wall", "-Wextra")
+CLANG_FLAGS = {"main.c": (), "handler.c": ("-nostdlib", "-Wl,--no-entry")}
+"""By the name of the source, which says what is to become of it."""
 
 
 def guests(root: Path) -> dict[str, Path]:
     """The path of each guest that is built here, as it stands in guests.lock, and its folder."""
-    manifests = [*root.glob("tenants/*/*/Cargo.toml"), *root.glob("tests/guests/*/Cargo.toml")]
-    return {path.parent.relative_to(root).as_posix(): path.parent for path in sorted(manifests)}
+    folders = sorted([*root.glob("tenants/*/*"), *root.glob("tests/guests/*")])
+    return {
+        folder.relative_to(root).as_posix(): folder
+        for folder in folders
+        if (folder / "Cargo.toml").is_file() or c_source(folder) is not None
+    }
+
+
+def c_source(guest: Path) -> Path | None:
+    return next((guest / name for name in CLANG_FLAGS if (guest / name).is_file()), None)
 
 
 def sources(guest: Path, root: Path) -> Iterator[Path]:
-    """All that decides what a guest's module is: its crate, the SDK's, the workspace and the lock file."""
+    """All that decides what a guest's module is: its C, or its crate, the SDK's, the workspace and the lock file."""
+    in_c = c_source(guest)
+    if in_c is not None:
+        yield in_c
+        return
     sdk = root / "sdk-rust"
     yield from (sdk / "Cargo.toml", sdk / "Cargo.lock")
     for crate in (sdk / "wisp-guest", guest):
@@ -146,14 +163,29 @@ def compile_guest(guest: Path, toolchain: Toolchain) -> Path:
     return target / TARGET / "release" / f"{package if program else package.replace('-', '_')}.wasm"
 
 
+def compile_c(source: Path, destination: Path) -> None:
+    command = [*CLANG, *CLANG_FLAGS[source.name], "-o", str(destination), source.name]
+    subprocess.run(command, cwd=source.parent, check=True, timeout=BUILD_S)
+    destination.chmod(0o644)
+
+
+def clang_version() -> str:
+    asked = subprocess.run([CLANG[0], "--version"], capture_output=True, text=True, check=True, timeout=60)
+    return asked.stdout.splitlines()[0].strip()
+
+
 def build(root: Path, toolchain: Toolchain, out: Path) -> None:
     locked: dict[str, Any] = {}
     for name, guest in guests(root).items():
         destination = out / name / "module.wasm"
         destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(compile_guest(guest, toolchain), destination)
+        in_c = c_source(guest)
+        if in_c is not None:
+            compile_c(in_c, destination)
+        else:
+            shutil.copyfile(compile_guest(guest, toolchain), destination)
         locked[name] = {**module_facts(destination), "sources": source_digest(guest, root)}
-    lock = {"toolchain": toolchain.version, "guests": locked}
+    lock = {"toolchains": {"rust": toolchain.version, "c": clang_version()}, "guests": locked}
     (out / LOCK).write_text(json.dumps(lock, indent=2) + "\n")
     for name, facts in locked.items():
         sys.stdout.write(f"{name:28} {facts['bytes']:>8} bytes\n")

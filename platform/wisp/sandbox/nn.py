@@ -167,8 +167,9 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
     except HostLost as error:
         call.logs.write(f"[inference host lost: {error}]\n".encode())
         return Errno.RUNTIME_ERROR
-    graphs.count += 1
-    graphs.time_ns += spent_ns
+    if status not in (Status.BUDGET, Status.UNKNOWN_INVOCATION):
+        graphs.count += 1
+        graphs.time_ns += spent_ns
     if status is Status.DEADLINE:
         return call.stop(Outcome.INFERENCE_TIMEOUT, f"the deadline passed inside {context.graph.model.name!r}")
     if status is Status.OK and not _keep(graphs, context, outputs):

@@ -1,6 +1,6 @@
 //! How long the preprocessing takes: 640 by 480 RGBA to a normalised f32[1,3,224,224], milliseconds each, on stdout.
 //!
-//! The same program natively and in WebAssembly; `tests/sdk/bench_preprocess.py` builds and compares both.
+//! The same program natively and in WebAssembly; `tests/bench/bench_preprocess.py` builds and compares both.
 
 #[allow(dead_code)]
 #[path = "../src/image.rs"]

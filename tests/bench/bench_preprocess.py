@@ -2,7 +2,7 @@
 
 640x480 RGBA to a normalised f32[1,3,224,224] (`tenants/globex/classify/examples/preprocess.rs`), 200 times a round, the
 best of several rounds, natively and in wasm in turn. The guest's engine counts fuel and epochs as the platform's does.
-Needs Rust with the target wasm32-wasip1. Run: .venv/bin/python tests/sdk/bench_preprocess.py
+Needs Rust with the target wasm32-wasip1. Run: .venv/bin/python tests/bench/bench_preprocess.py
 """
 
 from __future__ import annotations
