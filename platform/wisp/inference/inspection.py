@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from wisp.errors import InvalidModel
 from wisp.inference.reasons import quote
