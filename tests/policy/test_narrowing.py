@@ -78,7 +78,7 @@ def test_a_policy_within_its_limits_is_not_refused(free: tuple[TenantClass, Ceil
 
 
 @given(policies(), classes(), ceilings())
-def test_grants_only_narrow(policy: Policy, tenant_class: TenantClass, ceiling: Ceiling) -> None:
+def test_rule_4_grants_only_narrow(policy: Policy, tenant_class: TenantClass, ceiling: Ceiling) -> None:
     grants = narrow(policy, tenant_class, ceiling)
     assert_limits(grants, policy, tenant_class, ceiling)
     assert_models(grants, policy, ceiling)
