@@ -12,7 +12,7 @@ import wasmtime
 from platforms import REPOSITORY, Tenancy
 from test_dispatch import until
 from wat import answering, escaped, handler
-from wisp.errors import InvalidModule, InvalidPolicy, InvalidRequest
+from wisp.errors import ExceedsCeiling, InvalidModule, InvalidRequest
 from wisp.names import parse_function
 from wisp.node import Node
 from wisp.tenantlog import LogLine, Stream
@@ -207,8 +207,8 @@ class TestUploads:
         assert deployed.warnings == ("files[0]: no file of the bundle matches what /data allows",)
         assert (await acme.call("fn", path=b"/list/data")).body == b""
 
-    async def test_host_directories_are_not_offered(self, acme: Tenancy) -> None:
-        with pytest.raises(InvalidPolicy) as refused:
+    async def test_directories_of_the_host_are_the_ceilings_to_name(self, acme: Tenancy) -> None:
+        with pytest.raises(ExceedsCeiling) as refused:
             await acme.deploy("fn", PROBE, COMMAND + b"files: [{mount: /srv, from: host, path: /srv}]\n")
         assert refused.value.faults[0].line == 3
 

@@ -15,6 +15,8 @@ from wisp.node import Node
 from wisp.wire.outcome import Outcome
 
 GOOD = answering(b"one")
+SPARING = HANDLER_POLICY + b"limits: {fuel: 10M}\n"
+"""Little enough to be gone long before the time is, however busy the machine."""
 
 
 def wat(text: str) -> bytes:
@@ -142,7 +144,7 @@ async def test_a_policy_alone_makes_a_version_on_the_same_module(node: Node, acm
 
 
 async def test_a_start_that_fails_is_a_warning_that_says_how(acme: Tenancy) -> None:
-    deployed = await acme.deploy("fn", handler("(i64.const 0)", before=f"(func $start {LOOP}) (start $start)"))
+    deployed = await acme.deploy("fn", handler("(i64.const 0)", before=f"(func $start {LOOP}) (start $start)"), SPARING)
     assert "fuel_exhausted" in deployed.warnings[0]
     assert (await acme.call("fn")).outcome is Outcome.FUEL_EXHAUSTED
 

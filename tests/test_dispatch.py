@@ -93,7 +93,7 @@ class TestEndings:
     async def test_each_has_its_name_and_the_next_request_is_served(
         self, acme: Tenancy, module: bytes, outcome: Outcome
     ) -> None:
-        await acme.deploy("bad", module)
+        await acme.deploy("bad", module, HANDLER_POLICY + b"limits: {fuel: 10M}\n")
         await acme.deploy("good", answering(b"fine"))
         assert (await acme.call("bad")).outcome is outcome
         assert (await acme.call("good")).body == b"fine"

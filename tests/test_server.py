@@ -6,6 +6,7 @@ import json
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -149,7 +150,6 @@ def test_a_large_body_that_is_refused_is_refused_in_words(short_dir: Path) -> No
         (["--workers", "none"], {}, "--workers"),
         ([], {"WISP_BUDGET": "1"}, "WISP_BUDGET"),
         ([], {"WISP_OPERATOR_KEY": "short"}, "WISP_OPERATOR_KEY"),
-        (["--require-walls"], {}, "--require-walls"),
         (["--blobs", "s3://bucket"], {}, "--blobs"),
         (["--bind", "256.0.0.1:1"], {}, "--bind"),
     ],
@@ -208,3 +208,46 @@ def test_dev_makes_a_key_deploys_the_folder_and_a_restart_changes_nothing(short_
             assert server.wait() == 0
     assert lines[0] == lines[1]
     assert stat.S_IMODE((short_dir / "data" / "dev-keys" / "acme").stat().st_mode) == 0o600
+
+
+WITHOUT_LANDLOCK = """
+import os, struct, sys
+from wisp.wire import kernel
+
+steps = ((0x20, 0, 0, 0), (0x15, 0, 1, kernel.LANDLOCK_CREATE_RULESET), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000))
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+kernel.install_filter(b"".join(struct.pack("<HBBI", *step) for step in steps))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_wall_that_the_machine_does_not_allow_is_told_and_can_be_required(short_dir: Path) -> None:
+    """A kernel that has no Landlock, as a filter over the whole platform makes it seem."""
+    serve = command("--data-dir", str(short_dir), "--bind", "127.0.0.1:0", "--require-walls")
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LANDLOCK, *serve],
+        env=environment(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    said = [text for text in ended.stderr.decode().splitlines() if text.startswith("wisp: ")]
+    assert ended.returncode == 2, ended.stderr
+    assert len(said) == 1
+    assert "--require-walls: the " in said[0]
+    assert "children have no landlock wall: landlock_create_ruleset: Function not implemented" in said[0]
+    for kind in ("sandbox", "compiler", "admission", "inference"):
+        assert f"walls round {kind} children: " in ended.stderr.decode()
+    assert b"NOT UP: landlock" in ended.stderr
+
+
+def test_the_walls_are_shown_where_they_are_asked_for(short_dir: Path) -> None:
+    with serving(short_dir, "--metrics-public") as server:
+        assert "walls" not in httpx.get(f"{server.url}/readyz").json()
+        walls = httpx.get(f"{server.url}/readyz?verbose").json()["walls"]
+        assert walls.keys() == {"sandbox", "compiler", "admission", "inference"}
+        metrics = httpx.get(f"{server.url}/metrics").text
+        for kind, states in walls.items():
+            assert states.keys() == {"privileges", "memory", "namespaces", "landlock", "seccomp"}
+            for wall, state in states.items():
+                assert f'wisp_wall_up{{child="{kind}",wall="{wall}"}} {float(state["up"])}' in metrics

@@ -79,8 +79,6 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
         Settings.load({"tls_cert": str(tmp_path / "c"), "tls_key": str(tmp_path / "k")}, KEY)
     with pytest.raises(InvalidSettings, match="no directory"):
         Settings.load({"policies": str(tmp_path / "nowhere")}, KEY)
-    with pytest.raises(InvalidSettings, match="second walls"):
-        Settings.load({"require_walls": True}, KEY)
 
 
 def test_secrets_are_masked_wherever_settings_are_shown() -> None:

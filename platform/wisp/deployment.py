@@ -16,12 +16,15 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
 from wisp.code import CodeStore, compile_limits
 from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, NotFound
+from wisp.hostmounts import HostStore, host_mounts_of
+from wisp.inspection import facts_of
 from wisp.names import Digest, FunctionName, ModelName, TenantName
 from wisp.plans import make_links
 from wisp.policy.admission import admit
@@ -36,9 +39,11 @@ from wisp.policy.schema import Policy
 from wisp.registry.blobs import Blobs
 from wisp.registry.records import BundleFile, Draft, Model, ModelPin, Tenant, Version
 from wisp.registry.registry import Registry
+from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.admissions import Admissions
-from wisp.scheduling.sandboxes import Job, Sandboxes
+from wisp.scheduling.sandboxes import Sandboxes
+from wisp.scheduling.slots import Job
 from wisp.wire.admissions import Terms
 from wisp.wire.outcome import Outcome
 
@@ -57,7 +62,7 @@ class Deployed:
 
 
 class Deployer:
-    """`ceilings` is replaced by the node when the operator changes the policies."""
+    """`ceilings` is called for the operator's policies in force."""
 
     def __init__(
         self,
@@ -67,18 +72,26 @@ class Deployer:
         blobs: Blobs,
         code: CodeStore,
         bundles: BundleStore,
+        hostfiles: HostStore,
         admissions: Admissions,
         sandboxes: Sandboxes,
-        ceilings: Ceilings,
+        ceilings: Callable[[], Ceilings],
+        secrets: Secrets,
     ) -> None:
-        self.ceilings = ceilings
+        self._ceilings = ceilings
         self._registry = registry
+        self._secrets = secrets
         self._snapshot = snapshot
         self._blobs = blobs
         self._code = code
         self._bundles = bundles
+        self._hostfiles = hostfiles
         self._admissions = admissions
         self._sandboxes = sandboxes
+
+    @property
+    def ceilings(self) -> Ceilings:
+        return self._ceilings()
 
     async def deploy(
         self,
@@ -96,6 +109,7 @@ class Deployer:
         parsed, grants = self._judge_policy(policy, owner)
         self._check_bundle(bundle)
         pins = await self._pin_models(tenant, parsed, grants)
+        secrets = await self._open_secrets(tenant, parsed)
         digest = await asyncio.to_thread(_digest_of, module)
         facts = await self._judge_module(module, digest, grants)
         await self._blobs.put_file(module)
@@ -105,7 +119,7 @@ class Deployer:
                 for name, path in sorted(bundle)
             ]
         )
-        warnings = await self._try(owner.name, function, digest, grants, pins, files)
+        warnings = await self._try(owner.name, function, digest, grants, pins, files, secrets)
         draft = _draft(
             module=digest,
             module_bytes=facts.size_bytes,
@@ -128,9 +142,10 @@ class Deployer:
         former = await self._registry.functions.version(tenant, function, existing.active or existing.latest)
         parsed, grants = self._judge_policy(policy, owner)
         pins = await self._pin_models(tenant, parsed, grants)
+        secrets = await self._open_secrets(tenant, parsed)
         facts = ModuleFacts.from_json(json.loads(former.facts_json))
         _refuse(admit(facts, grants))
-        warnings = await self._try(owner.name, function, former.module, grants, pins, former.bundle)
+        warnings = await self._try(owner.name, function, former.module, grants, pins, former.bundle, secrets)
         draft = _draft(
             module=former.module,
             module_bytes=former.module_bytes,
@@ -199,15 +214,25 @@ class Deployer:
             raise InvalidPolicy(f"the policy names a model that is not there: {faults[0].message}", tuple(faults))
         return tuple(pins)
 
+    async def _open_secrets(self, tenant: TenantName, policy: Policy) -> tuple[tuple[str, str], ...]:
+        """The values of those that the policy names: the trial is to see the environment that requests will see."""
+        sealed = await self._secrets.sealed(tenant, policy.secrets)
+        there = {name for name, _ in sealed}
+        faults = tuple(
+            policy.positions.fault(("secrets", index), f"there is no secret {name}; put it first")
+            for index, name in enumerate(policy.secrets)
+            if name not in there
+        )
+        if faults:
+            raise InvalidPolicy(f"the policy names a secret that is not there: {faults[0].message}", faults)
+        return self._secrets.variables(tenant, sealed)
+
     async def _judge_module(self, module: Path, digest: Digest, grants: Grants) -> ModuleFacts:
         limits = compile_limits(self.ceilings)
         fd = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
         try:
             async with self._code.compilers.start(limits) as compilation:
-                try:
-                    facts = ModuleFacts.from_json(json.loads(await compilation.facts(fd, limits)))
-                except ValueError as error:
-                    raise InvalidModule("the module's sections could not be understood") from error
+                facts = await facts_of(compilation, fd, limits)
                 _refuse(admit(facts, grants))
                 await self._code.compile(digest, compilation)
         finally:
@@ -222,10 +247,11 @@ class Deployer:
         grants: Grants,
         pins: tuple[ModelPin, ...],
         files: tuple[BundleFile, ...],
+        secrets: tuple[tuple[str, str], ...],
     ) -> tuple[str, ...]:
         """Instantiates it once, in a sandbox. What the guest's own start does wrong is a warning: it would do the same
         at each request, and say so."""
-        link, _ = make_links(tenant, function, module, grants, pins)
+        link, _ = make_links(tenant, function, module, grants, pins, secrets)
         job = Job(
             tenant=tenant,
             link=link,
@@ -238,6 +264,7 @@ class Deployer:
             body_bytes=0,
             timeout_ns=grants.timeout_ns,
             bundle=await self._bundles.segment(bundle_of(files, grants)),
+            hosts=await self._hostfiles.segment(host_mounts_of(grants, self.ceilings.ceiling)),
             probe=True,
         )
         ending, _ = await self._sandboxes.run(job, queue_timeout_s=TRIAL_QUEUE_S)

@@ -18,7 +18,10 @@ from dataclasses import dataclass, replace
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
+from wisp.denials import Denials
+from wisp.egress.outbound import Egress, Terms
 from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, Suspended, TooManyInflight, Unauthorized
+from wisp.hostmounts import HostStore
 from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans
 from wisp.policy.ceilings import Ceilings
@@ -26,11 +29,13 @@ from wisp.policy.choices import Access
 from wisp.policy.grants import Grants
 from wisp.registry.memory import UNKNOWN
 from wisp.registry.records import Entry, Key
+from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.bodies import RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
-from wisp.scheduling.sandboxes import Job, Sandboxes
+from wisp.scheduling.sandboxes import Sandboxes
+from wisp.scheduling.slots import Job
 from wisp.tenantlog import Stream, TenantLog
 from wisp.wire.exchange import Headers, MalformedExchange, Response, decode_response, encode_request_head
 from wisp.wire.invocations import INLINE_BYTES
@@ -120,9 +125,13 @@ class Dispatcher:
         host: InferenceHost,
         code: CodeStore,
         bundles: BundleStore,
+        hostfiles: HostStore,
         budget: ByteBudget,
         tenantlog: TenantLog,
+        denials: Denials,
         ceilings: Callable[[], Ceilings],
+        secrets: Secrets,
+        egress: Egress,
         operator_key_sha256: bytes,
     ) -> None:
         self.budget = budget
@@ -131,10 +140,13 @@ class Dispatcher:
         self._host = host
         self._code = code
         self._bundles = bundles
+        self._hostfiles = hostfiles
         self._tenantlog = tenantlog
+        self._denials = denials
+        self._egress = egress
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
-        self._plans = Plans(self._retire)
+        self._plans = Plans(self._retire, secrets)
         self._inflight: Counter[str] = Counter()
 
     def _retire(self, plan: Plan) -> None:
@@ -202,6 +214,7 @@ class Dispatcher:
             if code is None:
                 code = await self._code.segment(plan.module, plan.ceilings)
             bundle = None if plan.bundle is None else await self._bundles.segment(plan.bundle)
+            hosts = await self._hostfiles.segment(plan.hosts) if plan.hosts else None
             job = Job(
                 tenant=target.tenant,
                 link=plan.link,
@@ -214,7 +227,16 @@ class Dispatcher:
                 body_bytes=body.size_bytes,
                 timeout_ns=plan.grants.timeout_ns,
                 request_id=call.request_id.encode(),
+                outbound=self._egress.open(
+                    Terms(
+                        hosts=plan.grants.allowed_outbound_hosts,
+                        blocked_networks=plan.ceilings.ceiling.blocked_networks,
+                        body_bytes=plan.grants.response_body_bytes,
+                        max_requests=plan.grants.outbound_requests,
+                    )
+                ),
                 bundle=bundle,
+                hosts=hosts,
             )
             ending, queue_ns = await self._sandboxes.run(
                 job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
@@ -260,6 +282,10 @@ class Dispatcher:
                     response = None
         self._note(target, request_id, Stream.STDERR, ending.logs.decode("utf-8", "replace"))
         self._note(target, request_id, Stream.LOG, ending.lines.decode("utf-8", "replace"))
+        for denial in ending.denials:
+            self._denials.add(
+                target.tenant, target.function, request_id=request_id, version=target.version, denial=denial
+            )
         if detail or outcome is not Outcome.OK:  # a refusal that was only an errno leaves a good ending its detail
             self._note(target, request_id, Stream.PLATFORM, f"{outcome}: {detail}")
         return Answer(

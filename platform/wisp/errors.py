@@ -36,6 +36,11 @@ class Fault:
     asked: str | None = None
     allowed: str | None = None
 
+    def as_json(self) -> dict[str, object]:
+        """Without what is not known."""
+        found = {name: getattr(self, name) for name in ("field", "line", "column", "message", "asked", "allowed")}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class WispError(Exception):
     """The root. `message` says what was refused, where, and what would allow it; it is safe to show to the caller."""

@@ -18,14 +18,20 @@ from typing import Self
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
+from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
+from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.hostmounts import HostStore
 from wisp.policy.ceilings import Ceilings, default_policies_dir
+from wisp.policybook import PolicyBook, make_policy_book
 from wisp.registry.blobs import DirectoryBlobs, open_blobs
+from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
 from wisp.registry.garbage import collect_garbage
 from wisp.registry.registry import Registry
+from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.admissions import Admissions
 from wisp.scheduling.budget import ByteBudget
@@ -34,13 +40,16 @@ from wisp.scheduling.codecache import CodeCache, load_key
 from wisp.scheduling.compilers import Compilers
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
+from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
 from wisp.tenantlog import TenantLog
 from wisp.wire.exchange import MAX_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
+SECRETS_KEY_FILE = "secrets.key"
 GARBAGE_EVERY_S = 600.0
+CANCEL_AGAIN_S = 0.2
 ENVELOPE_BYTES = 64 * 1024
 assert ENVELOPE_BYTES > MAX_HEADER_BYTES
 
@@ -57,18 +66,28 @@ class Node:
         self.data_dir = settings.data_dir.absolute()
         self.staging = self.data_dir / "staging"
         self.tenantlog = TenantLog()
+        self.denials = Denials()
         self.budget = ByteBudget(settings.body_budget_bytes)
-        self.ceilings = Ceilings.load(settings.policies or default_policies_dir())
+        self.walls = WallWatch()
         self.registry: Registry
+        self.book: PolicyBook
         self.snapshot: Snapshot
+        self.secrets: Secrets
         self.blobs: DirectoryBlobs
         self.code: CodeStore
         self.bundles: BundleStore
+        self.hostfiles = HostStore()
         self.host: InferenceHost
         self.sandboxes: Sandboxes
         self.deployer: Deployer
         self.dispatcher: Dispatcher
+        self.egress: Egress
         self._stack = AsyncExitStack()
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """What the operator allows at present."""
+        return self.book.ceilings
 
     async def __aenter__(self) -> Self:
         try:
@@ -93,33 +112,53 @@ class Node:
         self.registry = Registry(url)
         self._stack.push_async_callback(self.registry.aclose)
         await self.registry.prepare()
-        self.snapshot = Snapshot(self.registry)
+        self.book = make_policy_book(
+            self.registry.policies,
+            directory=self.settings.policies,
+            defaults=default_policies_dir(),
+            alone=embedded is not None,
+        )
+        self._stack.push_async_callback(self.book.close)
+        await self.book.open()
+        self.secrets = Secrets(self.registry.connection, SecretCipher(self._secrets_key()))
+        self.snapshot = Snapshot(self.registry, on_policy=self.book.wake)
         self.blobs = open_blobs(self.settings.blobs or f"file://{self.data_dir / 'blobs'}")
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
-        self.code = CodeStore(cache, Compilers(empty_directory=empty_directory), self.blobs)
+        compilers = Compilers(empty_directory=empty_directory, walls=self.walls)
+        admissions = Admissions(empty_directory=empty_directory, walls=self.walls)
+        self.code = CodeStore(cache, compilers, self.blobs)
         self.bundles = BundleStore(self.blobs)
         self._stack.callback(self.bundles.cache.close)
-        await self._start_children(empty_directory, cache)
+        self._stack.callback(self.hostfiles.close)
+        await self._start_children(empty_directory, cache, compilers, admissions)
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
             blobs=self.blobs,
             code=self.code,
             bundles=self.bundles,
-            admissions=Admissions(empty_directory=empty_directory),
+            hostfiles=self.hostfiles,
+            admissions=admissions,
             sandboxes=self.sandboxes,
-            ceilings=self.ceilings,
+            ceilings=lambda: self.ceilings,
+            secrets=self.secrets,
         )
+        self.egress = Egress(self.budget)
+        self._stack.push_async_callback(self.egress.close)
         self.dispatcher = Dispatcher(
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
             host=self.host,
             code=self.code,
             bundles=self.bundles,
+            hostfiles=self.hostfiles,
             budget=self.budget,
             tenantlog=self.tenantlog,
+            denials=self.denials,
             ceilings=lambda: self.ceilings,
+            secrets=self.secrets,
+            egress=self.egress,
             operator_key_sha256=self.operator_key_sha256,
         )
         await self._start_background(embedded)
@@ -133,13 +172,31 @@ class Node:
         except OSError as error:
             raise InvalidSettings(f"--data-dir: {self.data_dir} cannot be used: {error.strerror}") from error
 
-    async def _start_children(self, empty_directory: Path, cache: CodeCache) -> None:
+    def _secrets_key(self) -> bytes:
+        if self.settings.secrets_key is not None:
+            return self.settings.secrets_key
+        path = self.data_dir / SECRETS_KEY_FILE
+        if self.settings.redis is not None:
+            log.warning(
+                "secrets are sealed with this node's own key, %s: nodes that share a Redis need one WISP_SECRETS_KEY",
+                path,
+            )
+        try:
+            return load_secrets_key(path)
+        except OSError as error:
+            raise InvalidSettings(f"{path}: {error.strerror}") from error
+
+    async def _start_children(
+        self, empty_directory: Path, cache: CodeCache, compilers: Compilers, admissions: Admissions
+    ) -> None:
         limits = self.ceilings.ceiling.limits
+        self.book.fit(limits.response_body + limits.logs)
         self.host = InferenceHost(
             empty_directory=empty_directory,
             threads=self.settings.workers,
             open_model=self.blobs.open,
             on_lost=lambda: self.sandboxes.detach_all(),
+            walls=self.walls,
         )
         self.sandboxes = Sandboxes(
             count=self.settings.workers,
@@ -147,21 +204,29 @@ class Node:
             answer_bytes=limits.response_body + limits.logs + ENVELOPE_BYTES,
             host=self.host,
             on_fingerprint=cache.set_fingerprint,
+            walls=self.walls,
         )
         self._stack.push_async_callback(self.host.stop)
         self._stack.push_async_callback(self.sandboxes.stop)
-        await asyncio.gather(self.host.start(), self.sandboxes.start())
+        await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
+        if self.settings.require_walls:
+            if missing := self.walls.missing():
+                raise InvalidSettings(f"--require-walls: {missing[0]}")
+            self.walls.enforced = True
 
     async def _start_background(self, embedded: EmbeddedRedis | None) -> None:
-        running = [self.snapshot.run(), self._collect_garbage(), *([] if embedded is None else [embedded.run()])]
+        running = [self.snapshot.run(), self.book.run(), self._collect_garbage()]
+        running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:
             task.add_done_callback(self._note_background_end)
 
         async def end_background() -> None:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            left = set(tasks)
+            while left:  # the Redis client loses a cancellation that arrives while it looks into a new connection
+                for task in left:
+                    task.cancel()
+                _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
         self._stack.push_async_callback(end_background)
 
@@ -186,4 +251,5 @@ class Node:
             "draining": self.draining,
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,
+            "policies": {"source": self.book.source.value, "faulty": sorted(self.book.faults)},
         }

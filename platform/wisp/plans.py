@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from wisp.bundles import Bundle, bundle_of
 from wisp.errors import FunctionNotFound
+from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.choices import OnViolation
@@ -20,6 +21,8 @@ from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
 from wisp.policy.schema import Quota
 from wisp.registry.records import Draft, Entry, ModelPin, Tenant
+from wisp.registry.secrets import Secrets
+from wisp.scheduling.hostfiles import HostMount
 from wisp.wire.inferences import Binding, BoundModel
 from wisp.wire.invocations import FunctionLink, ModelLink, MountLink
 
@@ -42,12 +45,18 @@ class Plan:
     binding: Binding | None
     models: tuple[Digest, ...]
     bundle: Bundle | None
+    hosts: tuple[HostMount, ...]
 
 
 def make_links(
-    tenant: TenantName, function: FunctionName, module: Digest, grants: Grants, pins: tuple[ModelPin, ...]
+    tenant: TenantName,
+    function: FunctionName,
+    module: Digest,
+    grants: Grants,
+    pins: tuple[ModelPin, ...],
+    secrets: tuple[tuple[str, str], ...] = (),
 ) -> tuple[FunctionLink, Binding | None]:
-    """Under a handle that is never used again."""
+    """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their values."""
     handle = next(_handles)
     by_name = {pin.name: pin for pin in pins}
     granted = [(grant, by_name[grant.name]) for grant in grants.models if grant.name in by_name]
@@ -60,7 +69,7 @@ def make_links(
         memory_bytes=grants.memory_bytes,
         response_bytes=grants.response_body_bytes,
         log_bytes=grants.log_bytes,
-        environment=grants.environment,
+        environment=(*grants.environment, *secrets),
         models=tuple(
             ModelLink(
                 name=grant.name,
@@ -98,14 +107,16 @@ def grants_of(draft: Draft, tenant: Tenant, ceilings: Ceilings) -> Grants:
 
 
 class Plans:
-    """`on_retired` is called with each link that no new request will use."""
+    """`on_retired` is called with each link that no new request will use; `secrets` opens what entries hold sealed."""
 
-    def __init__(self, on_retired: Callable[[Plan], None]) -> None:
+    def __init__(self, on_retired: Callable[[Plan], None], secrets: Secrets) -> None:
         self._on_retired = on_retired
+        self._secrets = secrets
         self._plans: OrderedDict[tuple[TenantName, FunctionName], Plan] = OrderedDict()
 
     def get(self, entry: Entry, ceilings: Ceilings) -> Plan:
-        """Raises `FunctionNotFound` for a function that has no active version."""
+        """Raises `FunctionNotFound` for a function that has no active version, `RegistryUnavailable` for a secret that
+        does not open."""
         key = (entry.tenant.name, entry.function.name)
         plan = self._plans.get(key)
         if plan is not None and plan.entry is entry and plan.ceilings is ceilings:
@@ -124,7 +135,8 @@ class Plans:
         if version is None:
             raise FunctionNotFound("there is no such function")
         grants = grants_of(version, tenant, ceilings)
-        link, binding = make_links(tenant.name, entry.function.name, version.module, grants, version.models)
+        secrets = self._secrets.variables(tenant.name, entry.secrets)
+        link, binding = make_links(tenant.name, entry.function.name, version.module, grants, version.models, secrets)
         return Plan(
             entry=entry,
             ceilings=ceilings,
@@ -136,4 +148,5 @@ class Plans:
             binding=binding,
             models=() if binding is None else tuple(Digest(model.digest) for model in binding.models),
             bundle=bundle_of(version.bundle, grants),
+            hosts=host_mounts_of(grants, ceilings.ceiling),
         )

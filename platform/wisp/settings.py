@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from wisp.errors import InvalidSettings
 PREFIX = "WISP_"
 MIN_OPERATOR_KEY = 32
 MAX_OPERATOR_KEY = 512
+SECRETS_KEY_BYTES = 32
 MASK = "***"
 
 BINARY = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -104,6 +106,16 @@ def _operator_key(text: str) -> str:
     return text
 
 
+def _secrets_key(text: str) -> bytes:
+    try:
+        key = b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != SECRETS_KEY_BYTES:
+        raise ValueError(f"{SECRETS_KEY_BYTES} bytes in base64, such as openssl rand -base64 32 prints")
+    return key
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One row. `default` is as it would be written, None where there is none; `unit` ends the attribute's name."""
@@ -172,7 +184,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="tls_cert", parse=_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
     Setting(name="tls_key", parse=_path, default=None, metavar="FILE", help="PEM private key"),
     Setting(
-        name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without second walls"
+        name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without all walls up"
     ),
     Setting(
         name="body_budget",
@@ -198,12 +210,21 @@ SETTINGS: tuple[Setting, ...] = (
         help="the operator's key, 32 characters at least; with --dev one is made and kept in DIR/operator.key",
         secret=True,
     ),
+    Setting(
+        name="secrets_key",
+        parse=_secrets_key,
+        default=None,
+        metavar="KEY",
+        help="seals tenants' secrets: 32 bytes in base64, the same on all nodes of one Redis; else one is made and kept"
+        " in DIR/secrets.key, which serves this node only",
+        secret=True,
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`operator_key` is None only with `dev`, until the server has made one."""
+    """`operator_key` is None only with `dev`, until the server has made one; `secrets_key` where a node has its own."""
 
     dev: bool
     bind: str
@@ -223,6 +244,7 @@ class Settings:
     body_budget_bytes: int
     body_timeout_s: float
     operator_key: str | None = field(repr=False)
+    secrets_key: bytes | None = field(repr=False)
 
     @classmethod
     def load(cls, flags: Mapping[str, str | bool | None], environ: Mapping[str, str] | None = None) -> Settings:
@@ -254,11 +276,6 @@ class Settings:
                 raise InvalidSettings(f"{flag}: there is no file {str(file)!a}")
         if self.policies is not None and not self.policies.is_dir():
             raise InvalidSettings(f"--policies: there is no directory {str(self.policies)!a}")
-        if self.require_walls:
-            raise InvalidSettings(
-                "--require-walls: this release builds no second walls (Landlock, seccomp, namespaces) around its"
-                " children yet, so it cannot promise them; start without it"
-            )
 
     def masked(self) -> dict[str, str]:
         """As printed at the start: secrets and passwords do not appear."""

@@ -11,8 +11,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -72,7 +72,8 @@ def _moment(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """What a node can count at the moment it is asked. `bytes_in_flight`: of bodies; `queued`: requests."""
+    """What a node can count at the moment it is asked. `bytes_in_flight`: of bodies; `queued`: requests;
+    `denials`: by capability, ever; `walls`: kind of child, name, whether it is up."""
 
     sandboxes_idle: int = 0
     sandboxes_busy: int = 0
@@ -80,6 +81,8 @@ class Gauges:
     bytes_in_flight: int = 0
     sandbox_restarts: int = 0
     inference_restarts: int = 0
+    denials: Mapping[str, int] = field(default_factory=dict)
+    walls: tuple[tuple[str, str, bool], ...] = ()
 
 
 HELP = {
@@ -154,10 +157,18 @@ class _Watched(Collector):
 
     def _collect(self) -> Iterator[Metric]:
         gauges = self.metrics.gauges()
-        for field in fields(gauges):
-            if field.name in HELP:
-                yield GaugeMetricFamily(f"wisp_{field.name}", HELP[field.name], value=getattr(gauges, field.name))
+        for name in (each.name for each in fields(gauges)):
+            if name in HELP:
+                yield GaugeMetricFamily(f"wisp_{name}", HELP[name], value=getattr(gauges, name))
         restarts = CounterMetricFamily("wisp_child_restarts", "Children replaced after they died.", labels=["kind"])
         restarts.add_metric(["sandbox"], gauges.sandbox_restarts)
         restarts.add_metric(["inference"], gauges.inference_restarts)
         yield restarts
+        denials = CounterMetricFamily("wisp_denials", "What guests were refused, by policy key.", labels=["capability"])
+        for capability, count in gauges.denials.items():
+            denials.add_metric([capability], count)
+        yield denials
+        walls = GaugeMetricFamily("wisp_wall_up", "Whether a wall is up.", labels=["child", "wall"])
+        for child, wall, up in gauges.walls:
+            walls.add_metric([child, wall], float(up))
+        yield walls

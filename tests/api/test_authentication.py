@@ -14,7 +14,14 @@ WRONG = ("", "Bearer", "Bearer ", "Basic b3A6", "Bearer nonsense", "Bearer wisp_
 
 
 def url(operation: Operation) -> str:
-    names = {"tenant": "acme", "function": "nothing", "model": "nothing", "key": "0" * 16}
+    names = {
+        "tenant": "acme",
+        "function": "nothing",
+        "model": "nothing",
+        "secret": "NOTHING",
+        "name": "nothing",
+        "key": "0" * 16,
+    }
     return operation.path.format_map(names)
 
 
@@ -47,8 +54,8 @@ async def test_every_operation_asks_for_its_right(api: Api) -> None:
             answer = await api.bare.request(operation.method, url(operation), headers={"authorization": value})
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), (operation.name, value)
             assert answer.headers["www-authenticate"].startswith("Bearer")
-        refused = [invoke, globex] if operation.right is Right.TENANT else [invoke, globex, acme]
-        for secret in refused:
+        refused = {Right.KEY: [], Right.TENANT: [invoke, globex], Right.OPERATOR: [invoke, globex, acme]}
+        for secret in refused[operation.right]:
             answer = await api.bare.request(operation.method, url(operation), headers=bearer(secret))
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), operation.name
 

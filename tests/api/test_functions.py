@@ -7,6 +7,7 @@ import json
 from api.conftest import Api, bearer
 from platforms import HANDLER_POLICY, TINY_MODELS
 from wat import answering, handler
+from wisp.names import parse_function, parse_tenant
 
 BASE = "/v1/tenants/acme/functions"
 
@@ -145,3 +146,32 @@ async def test_tenants_are_made_once_changed_and_removed_whole(api: Api) -> None
     assert 'tenant="acme"' not in api.metrics.exposition()[0].decode()
     await api.tenant("acme")
     assert (await api.as_operator.get(BASE)).json()["items"] == []
+
+
+async def test_denials_teach_the_tenant_and_not_the_caller(api: Api) -> None:
+    key = bearer(await api.tenant("acme"))
+    model = (TINY_MODELS / "identity_f32.onnx").read_bytes()
+    await api.bare.put("/v1/tenants/acme/models/same", headers=key, content=model)
+    load = """(import "wasi_ephemeral_nn" "load_by_name" (func $load (param i32 i32 i32) (result i32)))"""
+    tries = "(drop (call $load (i32.const 100) (i32.const 6) (i32.const 200))) (i64.const 0)"
+    spy = handler(tries, before=load, data='(data (i32.const 100) "secret")')
+    policy = HANDLER_POLICY + b"models: [{name: a, model: same}]\n"
+    deployed = await api.bare.put(f"{BASE}/spy", headers=key, files=form(spy, policy))
+    assert deployed.status_code == 201, deployed.text
+    assert (await api.bare.get(f"{BASE}/spy/denials", headers=key)).json()["items"] == []
+    answer = await api.bare.get("/t/acme/spy", headers=key | {"x-request-id": "mine-2"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "capability_denied")
+    assert "secret" not in answer.text
+    (event,) = (await api.bare.get(f"{BASE}/spy/denials", headers=key)).json()["items"]
+    assert event.pop("time").endswith("Z")
+    assert event == {
+        "request_id": "mine-2",
+        "version": 1,
+        "capability": "models",
+        "tried": "model 'secret'",
+        "allow": "models: [{name: 'secret', model: …}]",
+        "ceiling_allows": True,
+    }
+    assert (await api.bare.get(f"{BASE}/nothing/denials", headers=key)).status_code == 404
+    await api.bare.delete(f"{BASE}/spy", headers=key)
+    assert api.node.denials.events(parse_tenant("acme"), parse_function("spy")) == []

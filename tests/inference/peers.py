@@ -203,6 +203,8 @@ def judge(
     assert process.stderr is not None
     with process.stderr:
         try:
+            ready = channel.receive()
+            assert ready is None or ready.kind == admissions.Kind.READY
             fd = create_frozen("upload", [upload])
             channel.send(admissions.Kind.JUDGE, terms.encode(), (fd,))
             os.close(fd)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from wisp.policy.choices import Method
 from wisp.policy.hosts import HostPattern, parse_host_pattern
 from wisp.policy.schema import Ceiling, Policy, TenantClass
 
@@ -28,6 +29,8 @@ _LIMITS: dict[str, st.SearchStrategy[Any]] = {
     "response_body": _SIZES,
     "logs": st.integers(0, 2**20),
 }
+_REQUESTS = {"outbound_requests": st.integers(0, 64)}
+_METHODS = st.lists(st.sampled_from([method.value for method in Method]), min_size=1, unique=True).map(tuple)
 
 
 def host_patterns() -> st.SearchStrategy[HostPattern]:
@@ -36,6 +39,20 @@ def host_patterns() -> st.SearchStrategy[HostPattern]:
 
 def _unique(items: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(items, max_size=most, unique=True).map(tuple)
+
+
+def _host_of(entry: Any) -> str:
+    return str(entry["host"] if isinstance(entry, dict) else entry)
+
+
+def _outbound_hosts() -> st.SearchStrategy[tuple[Any, ...]]:
+    mapping = st.fixed_dictionaries({"host": _HOSTS}, optional={"methods": _METHODS})
+    return st.lists(_HOSTS | mapping, max_size=4, unique_by=_host_of).map(tuple)
+
+
+def _limits() -> st.SearchStrategy[Any]:
+    """All of them; the one that may be left out sometimes is."""
+    return st.fixed_dictionaries(_LIMITS, optional=_REQUESTS)
 
 
 def _models() -> st.SearchStrategy[Any]:
@@ -68,13 +85,13 @@ def _files() -> st.SearchStrategy[Any]:
 def policies() -> st.SearchStrategy[Policy]:
     required = {"wisp": st.just(1), "abi": st.sampled_from(["handler", "command"])}
     optional = {
-        "limits": st.fixed_dictionaries({}, optional=_LIMITS),
+        "limits": st.fixed_dictionaries({}, optional=_LIMITS | _REQUESTS),
         "models": _models(),
         "inline_models": st.booleans(),
         "files": _files(),
         "environment": st.dictionaries(st.sampled_from(["A", "B_1"]), st.text("aé\n🦀'\"", max_size=5)),
         "secrets": _unique(st.sampled_from(["S", "T"])),
-        "allowed_outbound_hosts": _unique(_HOSTS),
+        "allowed_outbound_hosts": _outbound_hosts(),
         "clock": _CLOCKS,
         "random": st.sampled_from(["real", "frozen"]),
         "on_violation": st.sampled_from(["trap", "errno"]),
@@ -90,7 +107,7 @@ def ceilings() -> st.SearchStrategy[Ceiling]:
     required = {
         "wisp": st.just(1),
         "kind": st.just("ceiling"),
-        "limits": st.fixed_dictionaries(_LIMITS),
+        "limits": _limits(),
         "compile": st.just({"cpu": "30s", "memory": "1536Mi", "module": "16Mi"}),
     }
     models = {
@@ -107,7 +124,7 @@ def ceilings() -> st.SearchStrategy[Ceiling]:
     optional = {
         "models": st.fixed_dictionaries({}, optional=models),
         "files": st.fixed_dictionaries({}, optional=files),
-        "allowed_outbound_hosts": _unique(_HOSTS),
+        "allowed_outbound_hosts": _outbound_hosts(),
         "clock": _CLOCKS,
     }
     return st.fixed_dictionaries(required, optional=optional).map(Ceiling.model_validate)
@@ -127,9 +144,9 @@ def classes() -> st.SearchStrategy[TenantClass]:
     required = {
         "wisp": st.just(1),
         "kind": st.just("class"),
-        "limits": st.fixed_dictionaries(_LIMITS),
+        "limits": _limits(),
         "quota": st.fixed_dictionaries(quota),
     }
-    return st.fixed_dictionaries(required, optional={"defaults": st.fixed_dictionaries({}, optional=_LIMITS)}).map(
-        TenantClass.model_validate
-    )
+    return st.fixed_dictionaries(
+        required, optional={"defaults": st.fixed_dictionaries({}, optional=_LIMITS | _REQUESTS)}
+    ).map(TenantClass.model_validate)

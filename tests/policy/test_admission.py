@@ -19,6 +19,8 @@ from wisp.policy.facts import (
     ModuleFacts,
 )
 from wisp.policy.grants import Grants
+from wisp.policy.hostrules import HostRule
+from wisp.policy.hosts import parse_host_pattern
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
 
@@ -51,16 +53,25 @@ def test_a_handler() -> None:
 
 def test_a_handler_that_imports_everything_there_is() -> None:
     facts = replace(HANDLER, imports=EVERY_IMPORT)
-    assert admit(facts, grants(b"models: [{name: a, model: m}]\n")) == ()
+    given = replace(
+        grants(b"models: [{name: a, model: m}]\n"),
+        allowed_outbound_hosts=(HostRule(pattern=parse_host_pattern("https://a.org")),),
+    )
+    assert admit(facts, given) == ()
 
 
-def test_wasi_nn_without_models_names_the_line_that_would_allow_it() -> None:
+def test_capabilities_that_are_not_granted_name_the_lines_that_would_allow_them() -> None:
     assert messages(replace(HANDLER, imports=EVERY_IMPORT), grants()) == [
         (
             "models",
             'import "wasi_ephemeral_nn" "load" needs the policy to say models or inline_models; '
             "for example models: [{name: classify, model: mobilenet@1}]",
-        )
+        ),
+        (
+            "allowed_outbound_hosts",
+            'import "wisp" "http_send" needs the policy to say allowed_outbound_hosts; '
+            'for example allowed_outbound_hosts: ["https://api.example.com:443"]',
+        ),
     ]
 
 
@@ -129,7 +140,7 @@ def test_imports_that_nobody_offers() -> None:
         (
             "imports.env.foo\\r\\n\\x1b",
             'unknown import "env" "foo\\r\\n\\x1b"; a guest may import from '
-            "wasi_snapshot_preview1 and wasi_ephemeral_nn",
+            "wasi_snapshot_preview1, wasi_ephemeral_nn, wisp",
         ),
         (
             "imports.wasi_snapshot_preview1.fork",
@@ -145,7 +156,8 @@ def test_imports_that_nobody_offers() -> None:
         ),
         (
             f"imports.{'x' * 64}....y",
-            f'unknown import "{"x" * 64}..." "y"; a guest may import from wasi_snapshot_preview1 and wasi_ephemeral_nn',
+            f'unknown import "{"x" * 64}..." "y"; a guest may import from '
+            "wasi_snapshot_preview1, wasi_ephemeral_nn, wisp",
         ),
     ]
 

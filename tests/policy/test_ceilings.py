@@ -35,7 +35,7 @@ def test_the_config_map_holds_exactly_the_documents() -> None:
 def test_no_class_reaches_above_the_ceiling_and_standard_is_the_larger() -> None:
     loaded = Ceilings.load(POLICIES)
     free, standard = loaded.for_class(ClassName("free")), loaded.for_class(ClassName("standard"))
-    for key in LIMITS:
+    for key in LIMITS.keys() - {"outbound_requests"}:  # which all of them leave at what it is unsaid
         assert getattr(free.limits, key) < getattr(standard.limits, key) <= getattr(loaded.ceiling.limits, key)
     for key, share in free.quota.model_dump().items():
         assert share < getattr(standard.quota, key)
@@ -92,3 +92,47 @@ def test_document_names(name: str) -> None:
     with pytest.raises(InvalidPolicy):
         class_of(name)
     assert class_of("class-free") == "free"
+
+
+class TestRevised:
+    def test_what_parses_is_taken_and_what_does_not_stays(self) -> None:
+        loaded = Ceilings.load(POLICIES)
+        lower = texts()["ceiling"].replace(b"fuel: 20G", b"fuel: 1G")
+        revision = loaded.revised(texts() | {"ceiling": lower, "class-free": b"wisp: 1\nkind: class\nlimts: {}\n"})
+        assert revision.ceilings.ceiling.limits.fuel == 10**9
+        assert revision.ceilings.classes[ClassName("free")] is loaded.classes[ClassName("free")]
+        assert revision.ceilings.texts["class-free"] == texts()["class-free"]
+        assert revision.ceilings.digest != loaded.digest
+        assert list(revision.faults) == ["class-free"]
+        assert any(fault.line == 3 for fault in revision.faults["class-free"])
+
+    def test_it_is_the_same_value_while_nothing_changes(self) -> None:
+        loaded = Ceilings.load(POLICIES)
+        assert loaded.revised(texts()).ceilings is loaded
+        assert loaded.revised(texts() | {"ceiling": b"broken: ["}).ceilings is loaded
+
+    def test_a_document_that_is_gone_still_holds(self) -> None:
+        loaded = Ceilings.load(POLICIES)
+        revision = loaded.revised({"class-free": texts()["class-free"]})
+        assert revision.ceilings is loaded
+        assert sorted(revision.faults) == ["ceiling", "class-standard"]
+
+    def test_a_class_may_come(self) -> None:
+        loaded = Ceilings.load(POLICIES)
+        revision = loaded.revised(texts() | {"class-tiny": texts()["class-free"], "class-No": b"", "other": b""})
+        assert sorted(revision.ceilings.classes) == ["free", "standard", "tiny"]
+        assert sorted(revision.faults) == ["class-No", "other"]
+
+    def test_it_is_what_parsing_all_of_it_would_be(self) -> None:
+        changed = texts() | {"class-tiny": texts()["class-free"]}
+        assert Ceilings.load(POLICIES).revised(changed).ceilings == Ceilings.parse(changed)
+
+
+def test_answers_can_be_kept_within_the_room_that_there_is() -> None:
+    loaded = Ceilings.load(POLICIES)
+    limits = loaded.ceiling.limits
+    assert loaded.within(limits.response_body + limits.logs) is loaded
+    for room in (limits.response_body, 1000):
+        cut = loaded.within(room).ceiling.limits
+        assert cut.response_body + cut.logs <= room
+        assert cut.model_copy(update={"response_body": limits.response_body, "logs": limits.logs}) == limits

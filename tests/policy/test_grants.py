@@ -56,6 +56,7 @@ def test_the_json_is_in_the_policys_vocabulary(plain: dict[str, Any]) -> None:
             "request_body": 2**23,
             "response_body": 2**23,
             "logs": 2**14,
+            "outbound_requests": 8,
         },
         "models": [{"name": "a", "model": "m@1", "target": "cpu", "max_inferences": 64, "max_time": "1500ms"}],
         "inline_models": False,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from policy.documents import host_patterns
-from wisp.policy.hosts import HostPattern, meet_all, parse_host_pattern
+from wisp.policy.hosts import HostPattern, parse_host_pattern
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,6 @@ def test_what_is_no_pattern(text: str) -> None:
 )
 def test_covers(wide: str, narrow: str, covers: bool) -> None:
     assert parse_host_pattern(wide).covers(parse_host_pattern(narrow)) is covers
-
-
-def test_what_is_not_covered_whole_is_cut() -> None:
-    asked = [parse_host_pattern(text) for text in ("*://*.example.com:443", "https://other.org", "https://api.net")]
-    allowed = [parse_host_pattern(text) for text in ("https://*", "http://a.example.com:*")]
-    assert [str(pattern) for pattern in meet_all(asked, allowed)] == [
-        "https://*.example.com:443",
-        "http://a.example.com:443",
-        "https://other.org:443",
-        "https://api.net:443",
-    ]
-    assert meet_all(asked, []) == ()
 
 
 @given(host_patterns(), host_patterns(), host_patterns())

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from policy.documents import ceilings, classes, policies
+from policy.documents import ceilings, classes, host_patterns, policies
 from wisp.errors import ExceedsCeiling
 from wisp.names import ClassName
 from wisp.policy.ceilings import Ceilings
-from wisp.policy.choices import Clock, MountSource, Target
+from wisp.policy.choices import Clock, Method, MountSource, Target
 from wisp.policy.grants import Grants
-from wisp.policy.hosts import HostPattern
+from wisp.policy.hostrules import HostRule, meet_all, methods_for
+from wisp.policy.hosts import HostPattern, parse_host_pattern
 from wisp.policy.narrowing import LIMITS, check, narrow, refuse_excess
-from wisp.policy.parse import parse_policy
+from wisp.policy.parse import parse_ceiling, parse_class, parse_policy
 from wisp.policy.schema import Ceiling, Policy, TenantClass
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -25,6 +27,7 @@ IN_FORCE = {
     "request_body": "request_body_bytes",
     "response_body": "response_body_bytes",
     "logs": "log_bytes",
+    "outbound_requests": "outbound_requests",
 }
 FINENESS = [Clock.FROZEN, Clock.COARSE, Clock.REAL]
 
@@ -86,9 +89,10 @@ def test_rule_4_grants_only_narrow(policy: Policy, tenant_class: TenantClass, ce
     assert grants.inline_models <= (policy.inline_models and ceiling.models.inline)
     assert set(grants.secrets) <= set(policy.secrets)
     assert dict(grants.environment) == policy.environment
-    for pattern in grants.allowed_outbound_hosts:
-        assert covered(pattern, policy.allowed_outbound_hosts)
-        assert covered(pattern, ceiling.allowed_outbound_hosts)
+    for rule in grants.allowed_outbound_hosts:
+        assert rule.methods
+        assert set(rule.methods) <= set(methods_for(rule.pattern, rules(ceiling)))
+        assert all(covered(rule.pattern, method, rules(policy)) for method in rule.methods)
     fineness = FINENESS.index(grants.clock)
     assert fineness <= FINENESS.index(policy.clock or Clock.COARSE)
     assert fineness <= FINENESS.index(ceiling.clock)
@@ -142,8 +146,126 @@ def assert_files(grants: Grants, policy: Policy, ceiling: Ceiling) -> None:
     assert scratch <= ceiling.files.scratch
 
 
-def covered(pattern: HostPattern, by: tuple[HostPattern, ...]) -> bool:
-    return any(other.covers(pattern) for other in by)
+def rules(document: Policy | Ceiling) -> tuple[HostRule, ...]:
+    return tuple(entry.rule for entry in document.allowed_outbound_hosts)
+
+
+def covered(pattern: HostPattern, method: Method, by: tuple[HostRule, ...]) -> bool:
+    return any(rule.pattern.covers(pattern) and method in rule.methods for rule in by)
+
+
+_PLACES = st.builds(
+    "{}://{}:{}".format,
+    st.sampled_from(["http", "https"]),
+    st.sampled_from(["a.org", "x.a.org", "x.b.a.org", "192.0.2.1", "[2001:db8::1]", "c.org"]),
+    st.sampled_from(["80", "443", "8080"]),
+).map(parse_host_pattern)
+
+
+@given(policies(), classes(), ceilings(), _PLACES, st.sampled_from(Method))
+def test_a_request_is_granted_exactly_if_both_documents_allow_it(
+    policy: Policy, tenant_class: TenantClass, ceiling: Ceiling, place: HostPattern, method: Method
+) -> None:
+    grants = narrow(policy, tenant_class, ceiling)
+    both = covered(place, method, rules(policy)) and covered(place, method, rules(ceiling))
+    assert covered(place, method, grants.allowed_outbound_hosts) is both
+
+
+_RULES = st.lists(
+    st.builds(
+        HostRule,
+        pattern=host_patterns(),
+        methods=st.sets(st.sampled_from(Method), min_size=1).map(lambda some: tuple(m for m in Method if m in some)),
+    ),
+    max_size=4,
+)
+
+
+@given(_RULES, _RULES, _PLACES)
+def test_methods_intersect_wherever_the_lists_meet(
+    asked: list[HostRule], allowed: list[HostRule], place: HostPattern
+) -> None:
+    met = meet_all(asked, allowed)
+    both = set(methods_for(place, asked)) & set(methods_for(place, allowed))
+    assert set(methods_for(place, met)) == both
+    assert meet_all(met, allowed) == met
+    assert len({rule.pattern for rule in met}) == len(met)
+
+
+METHODS_POLICY = b"""\
+wisp: 1
+abi: handler
+limits: {outbound_requests: 20}
+allowed_outbound_hosts:
+  - {host: "https://a.org", methods: [POST, GET]}
+  - "https://b.org"
+  - {host: "https://c.org", methods: [GET]}
+"""
+
+
+def test_methods_and_the_request_budget_narrow(free: tuple[TenantClass, Ceiling]) -> None:
+    text = (
+        Ceilings.load(POLICIES)
+        .texts["ceiling"]
+        .replace(
+            b"allowed_outbound_hosts: []",
+            b"allowed_outbound_hosts: [{host: 'https://*', methods: [DELETE, GET]}, {host: 'https://c.org', methods: [PUT]}]",
+        )
+    )
+    ceiling, policy = parse_ceiling(text), parse_policy(METHODS_POLICY)
+    grants = narrow(policy, free[0], ceiling)
+    assert grants.outbound_requests == 8
+    assert grants.as_json()["allowed_outbound_hosts"] == [
+        {"host": "https://a.org:443", "methods": ["GET"]},
+        {"host": "https://b.org:443", "methods": ["GET", "DELETE"]},
+        {"host": "https://c.org:443", "methods": ["GET"]},
+    ]
+    whole = "https://*:443 (GET, DELETE), https://c.org:443 (PUT)"
+    assert [
+        (fault.line, fault.column, fault.field, fault.asked, fault.allowed) for fault in check(policy, free[0], ceiling)
+    ] == [
+        (3, 29, "limits.outbound_requests", "20", "8"),
+        (5, 38, "allowed_outbound_hosts[0].methods", "GET, POST", "GET"),
+        (6, 5, "allowed_outbound_hosts[1]", "https://b.org:443", whole),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "most", "ceiling", "granted"),
+    [
+        (None, None, None, None, 8),
+        (3, None, None, None, 3),
+        (0, None, 64, 64, 0),
+        (20, None, None, 64, 8),
+        (20, None, 64, None, 8),
+        (20, None, 64, 64, 20),
+        (None, None, 64, 32, 32),
+        (None, 4, 64, 32, 4),
+        (None, 40, 64, 32, 32),
+        (10, 4, 64, 32, 10),
+    ],
+)
+def test_the_request_budget(
+    asked: int | None,
+    default: int | None,
+    most: int | None,
+    ceiling: int | None,
+    granted: int,
+) -> None:
+    texts = Ceilings.load(POLICIES).texts
+
+    def said(text: bytes, section: bytes, number: int | None) -> bytes:
+        assert section + b": {" in text
+        return (
+            text if number is None else text.replace(section + b": {", section + b": {outbound_requests: %d, " % number)
+        )
+
+    policy = parse_policy(
+        b"wisp: 1\nabi: handler\n" + (b"" if asked is None else b"limits: {outbound_requests: %d}" % asked)
+    )
+    free_class = parse_class(said(said(texts["class-free"], b"limits", most), b"defaults", default))
+    grants = narrow(policy, free_class, parse_ceiling(said(texts["ceiling"], b"limits", ceiling)))
+    assert grants.outbound_requests == granted
 
 
 @given(policies(), classes(), ceilings())
@@ -172,7 +294,7 @@ def test_nothing_is_found_exactly_if_nothing_is_cut(
         or policy.inline_models is not grants.inline_models
         or len(grants.files) < len(policy.files)
         or any((mount.quota or 0) > grant.quota_bytes for mount, grant in zip(policy.files, grants.files, strict=False))
-        or grants.allowed_outbound_hosts != tuple(dict.fromkeys(policy.allowed_outbound_hosts))
+        or grants.allowed_outbound_hosts != rules(policy)
         or (policy.clock is not None and policy.clock is not grants.clock)
         or (policy.concurrency.max_inflight or 0) > grants.concurrency.max_inflight
     )

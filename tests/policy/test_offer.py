@@ -6,19 +6,6 @@ from wisp.policy.offer import NOT_YET_OFFERED, Unoffered, unavailable
 from wisp.policy.parse import parse_policy
 
 ASKED = {
-    "from: host": (
-        b"abi: handler\nfiles: [{mount: /a, from: log}, {mount: /b, from: host, path: /srv/b}]\n",
-        "files[1].from",
-        3,
-        51,
-    ),
-    "secrets": (b"abi: handler\nsecrets: [S]\n", "secrets", 3, 10),
-    "outbound requests": (
-        b"abi: handler\nallowed_outbound_hosts: ['https://a.org']\n",
-        "allowed_outbound_hosts",
-        3,
-        25,
-    ),
     "inline models": (b"abi: handler\ninline_models: true\n", "inline_models", 3, 16),
     "target: gpu": (
         b"abi: handler\nmodels: [{name: a, model: m}, {name: b, model: m, target: gpu}]\n",
@@ -41,7 +28,8 @@ def test_the_rest_is_offered() -> None:
     policy = parse_policy(
         b"wisp: 1\nabi: command\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: false\n"
         b"environment: {A: b}\nclock: real\nrandom: frozen\non_violation: errno\naccess: public\n"
-        b"files: [{mount: /a, from: bundle}, {mount: /b, from: scratch}, {mount: /c, from: log}]\n"
-        b"concurrency: {max_inflight: 1}\nsecrets: []\nallowed_outbound_hosts: []\n"
+        b"files: [{mount: /a, from: bundle}, {mount: /b, from: scratch}, {mount: /c, from: log},"
+        b" {mount: /d, from: host, path: /srv/d}]\n"
+        b"concurrency: {max_inflight: 1}\nsecrets: [S]\nallowed_outbound_hosts: ['https://a.org']\n"
     )
     assert unavailable(policy) == ()

@@ -52,6 +52,7 @@ def test_a_whole_policy() -> None:
         "request_body": 8 * 2**20,
         "response_body": 4 * 2**20,
         "logs": 16 * 2**10,
+        "outbound_requests": None,
     }
     entry = policy.models[0]
     assert (entry.name, str(entry.model), entry.target, entry.max_inferences, entry.max_time) == (
@@ -67,7 +68,7 @@ def test_a_whole_policy() -> None:
     ]
     assert policy.environment == {"LOG_LEVEL": "info"}
     assert policy.secrets == ("API_TOKEN",)
-    assert [str(host) for host in policy.allowed_outbound_hosts] == ["https://api.example.com:443"]
+    assert [str(entry.rule) for entry in policy.allowed_outbound_hosts] == ["https://api.example.com:443"]
     assert policy.concurrency.model_dump() == {"max_inflight": 8, "max_queue": 32, "queue_timeout": 500_000_000}
 
 
@@ -115,6 +116,26 @@ def test_a_class_that_gives_unasked_what_it_forbids() -> None:
         ("defaults.fuel", 6, 18, "expected at most this class's limits.fuel, which is 2G"),
         ("defaults.timeout", 6, 45, "expected at most this class's limits.timeout, which is 2s"),
     ]
+
+
+def test_a_class_that_is_silent_of_outbound_requests_gives_no_more_than_the_usual() -> None:
+    assert parse_class(CLASS + b"defaults: {outbound_requests: 8}\n").defaults.outbound_requests == 8
+    with pytest.raises(InvalidPolicy) as caught:
+        parse_class(CLASS + b"defaults: {outbound_requests: 9}\n")
+    assert [(fault.field, fault.line, fault.column, fault.message) for fault in caught.value.faults] == [
+        ("defaults.outbound_requests", 6, 31, "expected at most this class's limits.outbound_requests, which is 8"),
+    ]
+
+
+def test_an_outbound_host_with_its_methods() -> None:
+    entries = b"[{host: 'https://a.org', methods: [POST, GET]}, {host: 'https://b.org'}, 'https://c.org']\n"
+    for head, parse in ((b"wisp: 1\nabi: handler\n", parse_policy), (CEILING, parse_ceiling)):
+        document = parse(head + b"allowed_outbound_hosts: " + entries)
+        assert [entry.rule.as_json() for entry in document.allowed_outbound_hosts] == [
+            {"host": "https://a.org:443", "methods": ["GET", "POST"]},
+            "https://b.org:443",
+            "https://c.org:443",
+        ]
 
 
 def test_a_ceiling_with_every_fault_at_once() -> None:

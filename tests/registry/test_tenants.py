@@ -7,9 +7,11 @@ import pytest
 from registry.samples import ACME, BETA, CLASSIFY, FREE, INPUTS, MOBILENET, OUTPUTS, digest, draft, pin
 from wisp.errors import Conflict, NotFound, RegistryUnavailable
 from wisp.names import parse_class, parse_tenant
-from wisp.registry.keys import TENANTS, Kind, key
+from wisp.registry.cipher import SecretCipher
+from wisp.registry.keys import OPERATORS_ALONE, TENANTS, Kind, key
 from wisp.registry.records import Role
 from wisp.registry.registry import Registry
+from wisp.registry.secrets import Secrets
 
 
 async def test_a_tenant_is_created_once(registry: Registry) -> None:
@@ -56,6 +58,7 @@ async def fill(registry: Registry, tenant: str) -> None:
     model, _ = await registry.models.put(
         name, MOBILENET, digest=digest("m"), size_bytes=1, inputs=INPUTS, outputs=OUTPUTS
     )
+    await Secrets(registry.connection, SecretCipher(bytes(32))).put(name, "TOKEN", b"value")
     await registry.functions.put_version(name, CLASSIFY, draft("a", models=(pin(model),)), activate=True)
 
 
@@ -68,7 +71,7 @@ async def test_a_delete_leaves_no_key_behind_and_touches_nobody_else(registry: R
     await fill(registry, "beta")
     theirs = await slot(registry, "beta")
     # Every kind of key was really there to be left behind.
-    assert await slot(registry, "acme") == {key(ACME, kind) for kind in Kind if kind is not Kind.REFERENCES}
+    assert await slot(registry, "acme") == {key(ACME, kind) for kind in Kind if kind not in OPERATORS_ALONE}
 
     await registry.tenants.delete(ACME)
     assert await slot(registry, "acme") == set()

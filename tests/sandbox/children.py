@@ -71,7 +71,7 @@ class SandboxChild:
 
     def expect(self, kind: Kind) -> Frame:
         frame = self.channel.receive()
-        assert frame is not None, self.finish()
+        assert frame is not None, (self.finish(), self.stderr)
         assert frame.kind == kind, (Kind(frame.kind), frame.payload[:200])
         return frame
 

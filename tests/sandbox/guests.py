@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import wasmtime
 
 from wisp.sandbox.capi import Engine
@@ -164,7 +165,11 @@ class Bench:
 
 
 def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """Past its walls only root may look into a child."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:
+        pytest.skip("only root can count the descriptors of a child")
 
 
 def threads(pid: int) -> int:

@@ -38,6 +38,9 @@ class CompileChild:
             )
         ours.settimeout(PATIENCE_S)
         self.channel = Channel(ours)
+        frame = self.channel.receive()
+        assert frame is not None
+        assert frame.kind == Kind.READY
 
     def ask(self, kind: Kind, payload: bytes = b"", fds: tuple[int, ...] = ()) -> tuple[int, bytes]:
         self.channel.send(kind, payload, fds)

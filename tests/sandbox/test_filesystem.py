@@ -11,8 +11,10 @@ from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
 from wisp.sandbox.filesystem import MAX_DEPTH, MAX_NAME_BYTES, FileTree, Refused
-from wisp.sandbox.nodes import MAX_NODES, BundleFile, Directory, Failed, LogFile, Node, ScratchFile
+from wisp.sandbox.nodes import MAX_NODES, BundleFile, Directory, Failed, LogFile, Node, ScratchFile, Symlink
 from wisp.sandbox.preview1 import Errno
+from wisp.sandbox.resolution import MAX_LINKS
+from wisp.wire.invocations import MountLink
 
 FILES = {"labels.txt": b"cat\ndog\n", "words/en/a.txt": b"a", "words/secret.key": b"k", "empty.txt": b""}
 NAMES = st.sampled_from(["data", "words", "en", "a.txt", "labels.txt", "log", "tmp", "x", "etc", "..", ".", "", "…"])
@@ -350,3 +352,201 @@ class TestScratch:
         with pytest.raises(Failed) as failed:
             files.make_directory(files.root, "tmp/in/log/d")
         assert failed.value.errno is Errno.PERM
+
+
+class TestLinks:
+    @staticmethod
+    def linked(**targets: str) -> FileTree:
+        """Symbolic links in /tmp by name, beside a file, a directory and one in it."""
+        files = full()
+        put(files, "tmp/file", b"content")
+        files.make_directory(files.root, "tmp/dir")
+        put(files, "tmp/dir/inner", b"inner")
+        for name, target in targets.items():
+            files.make_symlink(target, files.root, f"tmp/{name}")
+        return files
+
+    @pytest.mark.parametrize(
+        ("target", "rest", "found"),
+        [
+            ("file", "", "tmp/file"),
+            ("dir", "/inner", "tmp/dir/inner"),
+            ("dir/", "", "tmp/dir"),
+            ("dir/../file", "", "tmp/file"),
+            ("./dir/./inner", "", "tmp/dir/inner"),
+            ("dir", "/../file", "tmp/file"),
+        ],
+    )
+    def test_a_link_leads_to_a_place_in_its_mount(self, target: str, rest: str, found: str) -> None:
+        files = self.linked(link=target)
+        there = files.lookup(files.root, f"tmp/link{rest}", follow=True)
+        assert there is files.lookup(files.root, found)
+        if not rest:
+            assert isinstance(files.lookup(files.root, "tmp/link"), Symlink)
+
+    @pytest.mark.parametrize(
+        ("target", "errno"),
+        [
+            ("..", Errno.NOTCAPABLE),
+            ("../data/labels.txt", Errno.NOTCAPABLE),
+            ("dir/../../tmp/file", Errno.NOTCAPABLE),
+            ("../../../etc/passwd", Errno.NOTCAPABLE),
+            ("in/log", Errno.NOTCAPABLE),
+            ("link", Errno.LOOP),
+            ("link/link", Errno.LOOP),
+            ("none", Errno.NOENT),
+            ("none/deeper", Errno.NOENT),
+            ("file/x", Errno.NOTDIR),
+            ("file/", Errno.NOTDIR),
+        ],
+    )
+    def test_a_link_leads_nowhere_else(self, target: str, errno: Errno) -> None:
+        files = self.linked(link=target)
+        with pytest.raises(Failed) as failed:
+            files.lookup(files.root, "tmp/link", follow=True)
+        assert failed.value.errno is errno
+
+    def test_a_link_outside_of_where_a_path_begins_is_no_way_up(self) -> None:
+        files = self.linked()
+        files.make_symlink("../file", files.root, "tmp/dir/up")
+        start = files.lookup(files.root, "tmp/dir")
+        assert isinstance(start, Directory)
+        assert files.lookup(files.root, "tmp/dir/up", follow=True) is files.lookup(files.root, "tmp/file")
+        with pytest.raises(Failed) as failed:
+            files.lookup(start, "up", follow=True)
+        assert failed.value.errno is Errno.NOTCAPABLE
+
+    @pytest.mark.parametrize(("length", "errno"), [(MAX_LINKS, None), (MAX_LINKS + 1, Errno.LOOP)])
+    def test_a_chain_has_a_bound(self, length: int, errno: Errno | None) -> None:
+        files = self.linked(**{f"l{number}": f"l{number + 1}" for number in range(length)})
+        put(files, f"tmp/l{length}")
+        if errno is None:
+            assert isinstance(files.lookup(files.root, "tmp/l0", follow=True), ScratchFile)
+        else:
+            with pytest.raises(Failed) as failed:
+                files.lookup(files.root, "tmp/l0", follow=True)
+            assert failed.value.errno is errno
+
+    @pytest.mark.parametrize(
+        ("target", "path", "errno"),
+        [
+            ("/etc/passwd", "tmp/x", Errno.NOTCAPABLE),
+            ("", "tmp/x", Errno.NOENT),
+            ("x", "tmp/file", Errno.EXIST),
+            ("x", "tmp/new/", Errno.NOENT),
+            ("x", "data/x", Errno.ROFS),
+            ("x", "tmp/in/log/x", Errno.PERM),
+            ("x" * 256, "tmp/x", Errno.NAMETOOLONG),
+            ("a/" * 65, "tmp/x", Errno.NAMETOOLONG),
+        ],
+    )
+    def test_what_cannot_be_linked(self, target: str, path: str, errno: Errno) -> None:
+        files = self.linked()
+        with pytest.raises(Failed) as failed:
+            files.make_symlink(target, files.root, path)
+        assert failed.value.errno is errno
+
+    def test_a_link_counts_its_target_and_gives_it_back(self) -> None:
+        files = full()
+        put(files, "tmp/a", b"x" * 990)
+        files.make_symlink("0123456789", files.root, "tmp/link")
+        with pytest.raises(Failed) as failed:
+            files.make_symlink("y", files.root, "tmp/more")
+        assert failed.value.errno is Errno.NOSPC
+        files.remove(files.root, "tmp/link", directory=False)
+        put(files, "tmp/b", b"y" * 10)
+
+    def test_removing_and_renaming_touch_the_link_and_not_what_it_leads_to(self) -> None:
+        files = self.linked(link="dir", other="file")
+        for path in ("tmp/link", "tmp/link/"):
+            with pytest.raises(Failed) as failed:
+                files.remove(files.root, path, directory=True)
+            assert failed.value.errno is Errno.NOTDIR
+        files.rename(files.root, "tmp/other", files.root, "tmp/renamed")
+        assert isinstance(files.lookup(files.root, "tmp/renamed"), Symlink)
+        files.remove(files.root, "tmp/link", directory=False)
+        assert listing(files, "tmp/dir") == ["inner"]
+
+    def test_a_hard_link_keeps_the_bytes_until_the_last_name_is_gone(self) -> None:
+        files = full()
+        made = put(files, "tmp/a", b"x" * 800)
+        files.link(files.root, "tmp/a", files.root, "tmp/b")
+        files.remove(files.root, "tmp/a", directory=False)
+        assert files.lookup(files.root, "tmp/b") is made
+        with pytest.raises(Failed):
+            put(files, "tmp/c", b"y" * 201)
+        files.remove(files.root, "tmp/b", directory=False)
+        files.remove(files.root, "tmp/c", directory=False)
+        put(files, "tmp/d", b"z" * 1000)
+
+    @pytest.mark.parametrize(
+        ("source", "target", "errno"),
+        [
+            ("tmp/dir", "tmp/x", Errno.PERM),
+            ("tmp/file", "tmp/dir", Errno.EXIST),
+            ("tmp/file", "tmp/file", Errno.EXIST),
+            ("tmp/file", "tmp/x/", Errno.NOENT),
+            ("tmp/none", "tmp/x", Errno.NOENT),
+            ("data/labels.txt", "tmp/x", Errno.XDEV),
+            ("tmp/file", "data/x", Errno.ROFS),
+            ("tmp/file", "tmp/in/log/x", Errno.PERM),
+        ],
+    )
+    def test_a_hard_link_that_cannot_be(self, source: str, target: str, errno: Errno) -> None:
+        files = self.linked()
+        with pytest.raises(Failed) as failed:
+            files.link(files.root, source, files.root, target)
+        assert failed.value.errno is errno
+
+    def test_nothing_is_made_in_a_directory_that_is_gone(self) -> None:
+        files = full()
+        files.make_directory(files.root, "tmp/d")
+        gone = files.lookup(files.root, "tmp/d")
+        assert isinstance(gone, Directory)
+        files.remove(files.root, "tmp/d", directory=True)
+        with pytest.raises(Failed) as failed:
+            files.create_file(files.find(gone, "x"))
+        assert failed.value.errno is Errno.NOENT
+        for _ in range(2 * MAX_NODES):  # and their names are given back
+            files.make_directory(files.root, "tmp/d")
+            files.remove(files.root, "tmp/d", directory=True)
+
+    @given(
+        st.lists(st.tuples(st.sampled_from("abcd"), st.lists(NAMES, min_size=1, max_size=4).map("/".join)), max_size=6),
+        st.lists(st.sampled_from(["a", "b", "c", "d", "dir", "..", "inner"]), min_size=1, max_size=6).map("/".join),
+    )
+    def test_no_links_lead_out_of_the_mount(self, links: list[tuple[str, str]], path: str) -> None:
+        files = self.linked()
+        for name, target in links:
+            try:
+                files.make_symlink(target, files.root, f"tmp/{name}")
+            except Failed:
+                continue
+        mount = files.lookup(files.root, "tmp")
+        assert isinstance(mount, Directory)
+        try:
+            found = files.lookup(mount, path, follow=True)
+        except (Failed, Refused):
+            return
+        assert any(found is node for node in every_node(mount))
+
+
+class TestHost:
+    def test_each_mount_shows_its_own_part_read_only(self) -> None:
+        hosts = bundle({"0/a.txt": b"one", "0/sub/b.txt": b"two", "1/a.txt": b"three", "1/c.bin": b"four"})
+        links = (
+            MountLink(mount="/second/deep", source="host", allow=("**",)),
+            MountLink(mount="/tmp", source="scratch", quota_bytes=100),
+            MountLink(mount="/first", source="host", allow=("*.txt",)),
+        )
+        files = FileTree(links, None, hosts)
+        assert (listing(files, "second/deep"), listing(files, "first")) == (["a.txt", "sub"], ["a.txt"])
+        node = files.lookup(files.root, "first/a.txt")
+        assert isinstance(node, BundleFile)
+        assert node.size == 5
+        assert errno_of(files, "first/none.txt") is Errno.NOENT
+        assert "from: host" in refusal_of(files, "first/c.bin").allow
+        with pytest.raises(Failed) as failed:
+            put(files, "first/new.txt")
+        assert failed.value.errno is Errno.ROFS
+        files.close()

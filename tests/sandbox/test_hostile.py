@@ -17,12 +17,13 @@ from sandbox.children import PATIENCE_S, SandboxChild
 from sandbox.guests import ROOT, descriptors, model, threads, to_wasm, verdict
 from wisp.sandbox.sections import read_facts
 from wisp.wire.exchange import decode_response, encode_request_head
+from wisp.wire.invocations import MountLink
 from wisp.wire.outcome import Outcome
 
 HOSTILE = sorted((ROOT / "tests/guests/hostile").glob("*.wat"))
 NEIGHBOUR = ROOT / "tenants/globex/hello/module.wasm"
 NUMBERS = {"fuel": "fuel", "memory-bytes": "memory_bytes", "response-bytes": "response_bytes"}
-OTHERS = {"expect", "timeout-ms", "models", "environment", "on-violation"}
+OTHERS = {"expect", "scratch", "timeout-ms", "models", "environment", "on-violation"}
 MEMORY_BYTES, LOG_BYTES = 64 << 20, 4096
 
 
@@ -39,6 +40,11 @@ def grants(said: dict[str, str]) -> dict[str, Any]:
     given["models"] = tuple(model(name) for name in said.get("models", "").split())
     given["environment"] = tuple(tuple(pair.split("=", 1)) for pair in said.get("environment", "").split())
     given["trap_on_violation"] = said.get("on-violation", "trap") == "trap"
+    if "scratch" in said:
+        given["files"] = (
+            MountLink(mount="/tmp", source="scratch", quota_bytes=int(said["scratch"])),
+            MountLink(mount="/log", source="log"),
+        )
     return given
 
 

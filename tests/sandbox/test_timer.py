@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from wisp.sandbox import wasi
 from wisp.sandbox.capi import INCREMENT_EPOCH, Engine
 from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.outcome import Outcome
+from wisp.wire.walls import UNPRIVILEGED
 
 NOBODY = 65534
 FOREVER: dict[str, Any] = {"fuel": 2**63 - 1}
@@ -46,8 +48,9 @@ def test_the_deadline_holds_for_any_user(tmp_path: Path, user: int | None) -> No
         pytest.skip("only root can start a child as nobody; as this user it is tested beside")
     child = SandboxChild(tmp_path, user=user)
     try:
-        owner = os.stat(f"/proc/{child.pid}").st_uid
-        assert owner == (os.geteuid() if user is None else user)
+        owner = int(re.findall(r"^Uid:\t(\d+)", Path(f"/proc/{child.pid}/status").read_text(), re.MULTILINE)[0])
+        assert owner == (user or os.geteuid() or UNPRIVILEGED)
+        assert [wall for wall, state in child.ready["walls"].items() if not state["up"]] == []
         for _ in range(3):
             assert child.run(LOOP, timeout_s=0.05, **FOREVER).outcome is Outcome.DEADLINE_EXCEEDED
             assert child.run(handler()).outcome is Outcome.OK

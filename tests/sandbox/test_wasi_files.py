@@ -39,7 +39,7 @@ def path_open(
     script: Script,
     path: str,
     *,
-    rights: int = READ | SEEK | TELL,
+    rights: int = READ | SEEK | TELL | Right.FD_READDIR | Right.PATH_OPEN,
     oflags: int = 0,
     flags: int = 0,
     fd: int = ROOT,
@@ -190,10 +190,11 @@ class TestPaths:
         path_open(script, "../../etc/passwd")
         on_path(script, "path_unlink_file", "data/labels.txt")
         on_path(script, "path_create_directory", "data/d")
-        script.call("path_symlink", OUT, 1, ROOT, OUT, 1)
-        script.call("path_link", ROOT, 0, OUT, 1, ROOT, OUT, 1)
+        name = script.data(b"data/labels.txt")
+        script.call("path_symlink", name, 15, ROOT, script.data(b"data/x"), 6)
+        script.call("path_link", ROOT, 0, name, 15, ROOT, script.data(b"tmp/x"), 5)
         _, told = play(bench, script, files)
-        assert told.errnos == [Errno.NOTCAPABLE, Errno.ROFS, Errno.ROFS, Errno.NOTSUP, Errno.NOTSUP]
+        assert told.errnos == [Errno.NOTCAPABLE, Errno.ROFS, Errno.ROFS, Errno.ROFS, Errno.XDEV]
 
     def test_without_mounts_the_root_is_there_and_empty(self, bench: Bench) -> None:
         script = Script(5)
@@ -256,6 +257,48 @@ class TestStats:
         script.call("fd_fdstat_get", ROOT, BUFFER)
         _, told = play(bench, script)
         assert told.u64(BUFFER + 16) == ALL_RIGHTS
+
+
+NEEDED = {
+    "path_create_directory": Right.PATH_CREATE_DIRECTORY,
+    "path_unlink_file": Right.PATH_UNLINK_FILE,
+    "path_remove_directory": Right.PATH_REMOVE_DIRECTORY,
+}
+
+
+class TestRights:
+    @pytest.mark.parametrize("function", NEEDED)
+    def test_a_function_demands_its_right_of_the_directory(self, bench: Bench, files: FileTree, function: str) -> None:
+        script = Script(6)
+        path_open(script, "tmp", oflags=Oflag.DIRECTORY, rights=ALL_RIGHTS & ~int(WRITE | NEEDED[function]))
+        path_open(script, "tmp", oflags=Oflag.DIRECTORY, rights=int(NEEDED[function]), out=OUT2)
+        on_path(script, function, "d", fd=FIRST)
+        on_path(script, function, "d", fd=FIRST + 1)
+        _, told = play(bench, script, files)
+        assert told.errnos[:3] == [OK, OK, Errno.NOTCAPABLE]
+        assert told.errnos[3] == (OK if function == "path_create_directory" else Errno.NOENT)
+
+    def test_nothing_below_a_directory_has_more_than_it_passes_on(self, bench: Bench, files: FileTree) -> None:
+        script = Script(6)
+        name = script.data(b"tmp")
+        some = int(READ | Right.PATH_OPEN | Right.PATH_CREATE_FILE)
+        script.call("path_open", ROOT, 0, name, 3, Oflag.DIRECTORY, some, READ, 0, OUT)
+        path_open(script, "f", fd=FIRST, oflags=Oflag.CREAT, rights=int(READ), out=OUT2)
+        path_open(script, "f", fd=FIRST, rights=int(READ | WRITE))
+        script.call("fd_fdstat_get", FIRST, BUFFER)
+        script.call("fd_fdstat_set_rights", FIRST, Right.PATH_OPEN, READ | WRITE)
+        script.call("fd_fdstat_set_rights", FIRST, Right.PATH_OPEN, 0)
+        _, told = play(bench, script, files)
+        assert told.errnos == [OK, OK, Errno.NOTCAPABLE, OK, Errno.NOTCAPABLE, OK]
+        assert (told.u64(BUFFER + 8), told.u64(BUFFER + 16)) == (some & ~int(READ), READ)
+
+    def test_truncating_by_path_takes_its_own_right(self, bench: Bench, files: FileTree) -> None:
+        script = Script(4)
+        path_open(script, "tmp", oflags=Oflag.DIRECTORY, rights=int(Right.PATH_OPEN | Right.PATH_CREATE_FILE))
+        path_open(script, "f", fd=FIRST, oflags=Oflag.CREAT, rights=0)
+        path_open(script, "f", fd=FIRST, oflags=Oflag.TRUNC, rights=0)
+        path_open(script, "tmp/f", oflags=Oflag.TRUNC, rights=0)
+        assert play(bench, script, files)[1].errnos == [OK, OK, Errno.NOTCAPABLE, OK]
 
 
 class TestDirectories:

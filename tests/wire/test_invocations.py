@@ -10,6 +10,8 @@ from wisp.errors import InvalidFrame
 from wisp.wire.channel import MAX_FRAME_BYTES
 from wisp.wire.invocations import (
     INLINE_BYTES,
+    MAX_DENIAL_CHARS,
+    MAX_DENIALS,
     MAX_DETAIL_BYTES,
     MAX_NUMBER,
     RESULT_HEAD,
@@ -18,7 +20,7 @@ from wisp.wire.invocations import (
     decode_result,
     encode_result,
 )
-from wisp.wire.outcome import CODES, NUMBERS, Ending, Outcome, Receipt
+from wisp.wire.outcome import CODES, NUMBERS, Denial, Ending, Outcome, Receipt
 from wisp.wire.tensors import ElementType, TensorSpec
 
 NOTHING = memoryview(b"")
@@ -30,6 +32,7 @@ receipts = st.builds(
     host_calls=SHORT, inferences=SHORT,
 )  # fmt: skip
 details = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200)
+denials = st.builds(Denial, what=details, allow=details)
 endings = st.builds(
     Ending,
     outcome=st.sampled_from(Outcome),
@@ -38,6 +41,7 @@ endings = st.builds(
     logs=st.binary(max_size=300),
     lines=st.binary(max_size=50),
     detail=details,
+    denials=st.lists(denials, max_size=2).map(tuple),
 )
 
 
@@ -150,3 +154,34 @@ def test_a_link_survives_the_round_trip() -> None:
     decoded = FunctionLink.decode(link.encode())
     assert decoded == link
     assert isinstance(decoded.models[0].inputs[0].dtype, ElementType)
+
+
+@given(st.text(max_size=3000), st.lists(st.builds(Denial, what=st.text(), allow=st.text(max_size=400)), max_size=9))
+def test_denials_are_bounded_printable_and_never_taken_for_one_another(detail: str, told: list[Denial]) -> None:
+    receipt = Receipt()
+    ending = Ending(
+        outcome=Outcome.OK,
+        receipt=receipt,
+        response=bytes(INLINE_BYTES),
+        logs=b"",
+        detail=detail,
+        denials=tuple(told),
+    )
+    frame = encode_result(1, ending)
+    assert len(frame) < MAX_FRAME_BYTES
+    _, decoded = decode_result(frame, NOTHING)
+    assert decoded.response == ending.response
+    assert decoded.detail.isprintable()
+    assert len(decoded.denials) <= min(len(told), MAX_DENIALS)
+    for denial in decoded.denials:
+        assert (denial.what + denial.allow).isprintable()
+        assert max(len(denial.what), len(denial.allow)) <= MAX_DENIAL_CHARS
+
+
+def test_a_flood_of_denials_in_a_hostile_frame_is_cut() -> None:
+    detail = b"d" + b"\x1ewhat\x1fallow" * 100
+    _, ending = decode_result(head(detail=len(detail)) + detail, NOTHING)
+    assert len(ending.denials) == MAX_DENIALS
+    assert ending.denials[0] == Denial(what="what", allow="allow")
+    assert ending.detail == "d"
+    assert ending.denials[-1].allow.isprintable()

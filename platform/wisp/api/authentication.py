@@ -28,6 +28,8 @@ class Right(StrEnum):
 
     NOBODY = "nobody"
     """Open to all."""
+    KEY = "key"
+    """Any key: the operator's, or a tenant's of whatever role."""
     OPERATOR = "operator"
     TENANT = "tenant"
     """The operator, or a deploy key of the tenant in the path."""
@@ -74,7 +76,7 @@ async def authenticate(node: Node, secret: str | None) -> Caller:
 
 def authorise(caller: Caller, right: Right, tenant: TenantName | None) -> None:
     """Raises `Forbidden`, with the same words whether what is asked for exists or not."""
-    if right is Right.NOBODY or caller.key is None:
+    if right in (Right.NOBODY, Right.KEY) or caller.key is None:
         return
     if right is Right.OPERATOR:
         raise Forbidden("this takes the operator's key")

@@ -14,6 +14,7 @@ from wisp.api.operations import BODY_ERRORS, REJECTIONS, Context, Form, Operatio
 from wisp.api.uploads import received_function
 from wisp.deployment import Deployed
 from wisp.errors import InvalidModule, InvalidName, InvalidPolicy, NotFound
+from wisp.policy.allowance import Allowance
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
@@ -121,6 +122,7 @@ async def delete(context: Context) -> Response:
     await context.node.registry.functions.delete(context.owner, name)
     context.node.snapshot.invalidate(context.owner, name)
     context.node.tenantlog.forget(context.owner, name)
+    context.node.denials.forget(context.owner, name)
     return nothing()
 
 
@@ -180,6 +182,28 @@ async def logs(context: Context) -> Response:
         for line in context.node.tenantlog.lines(context.owner, function.name)
     ]
     return Response("".join(f"{line}\n" for line in lines), media_type=JSON_LINES)
+
+
+async def denials(context: Context) -> Response:
+    """Whether the ceiling would allow it is told of now, not of then: it is what the tenant has to ask for next."""
+    function = await context.node.registry.functions.get(context.owner, context.function)
+    assert context.tenant is not None
+    ceilings = context.node.ceilings
+    would = Allowance(ceilings.for_class(context.tenant.class_name), ceilings.ceiling)
+    return listing(
+        [
+            {
+                "time": moment(event.time),
+                "request_id": event.request_id,
+                "version": event.version,
+                "capability": str(event.capability),
+                "tried": event.denial.what,
+                "allow": event.denial.allow,
+                "ceiling_allows": would.allows(event.denial.allow),
+            }
+            for event in context.node.denials.events(context.owner, function.name)
+        ]
+    )
 
 
 DEPLOYED = ((200, "the version that has this content"), (201, "the new version"))
@@ -295,6 +319,17 @@ OPERATIONS = (
         handler=logs,
         media_type=JSON_LINES,
         answers=((200, "one JSON object a line"),),
+        raises=GONE,
+    ),
+    Operation(
+        method="GET",
+        path=f"{BASE}/{{function}}/denials",
+        name="listDenials",
+        summary="What this node refused the function of late, oldest first: what it tried, the policy line that would "
+        "allow it, and whether the operator's ceiling would let that line pass (null: the line is not a policy's).",
+        right=Right.TENANT,
+        handler=denials,
+        answers=((200, "the denials"),),
         raises=GONE,
     ),
 )

@@ -105,7 +105,7 @@ class Problem:
         if self.used is not None:
             document["used"] = self.used
         if self.faults:
-            document["errors"] = [_fault(fault) for fault in self.faults[:MAX_ERRORS]]
+            document["errors"] = [fault.as_json() for fault in self.faults[:MAX_ERRORS]]
         return json.dumps(document).encode()
 
     def headers(self, request_id: str) -> RawHeaders:
@@ -198,12 +198,3 @@ def _rate_limit(policy: str, limit: int, used: int | None, reset_s: int) -> RawH
         (b"ratelimit-policy", f'"{policy}";q={limit}'.encode()),
         (b"ratelimit", f'"{policy}";r={left};t={reset_s}'.encode()),
     ]
-
-
-def _fault(fault: e.Fault) -> dict[str, object]:
-    document: dict[str, object] = {"field": fault.field, "message": fault.message}
-    for name in ("line", "column", "asked", "allowed"):
-        value = getattr(fault, name)
-        if value is not None:
-            document[name] = value
-    return document

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from starlette.responses import Response
 
-from wisp.api import functions, health, keys, models, openapi, tenants
+from wisp.api import functions, health, keys, models, openapi, policies, secrets, tenants
 from wisp.api.authentication import Right
 from wisp.api.operations import Context, Operation, document
 
@@ -30,7 +30,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *tenants.OPERATIONS,
     *keys.OPERATIONS,
     *models.OPERATIONS,
+    *secrets.OPERATIONS,
     *functions.OPERATIONS,
+    *policies.OPERATIONS,
 )
 
 

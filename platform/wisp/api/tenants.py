@@ -68,6 +68,7 @@ async def delete(context: Context) -> Response:
     context.node.snapshot.invalidate(context.owner)
     for function in functions:
         context.node.tenantlog.forget(context.owner, function.name)
+        context.node.denials.forget(context.owner, function.name)
     context.metrics.forget(context.owner)
     return nothing()
 

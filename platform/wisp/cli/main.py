@@ -1,4 +1,4 @@
-"""`wisp`: serve, demo, version."""
+"""`wisp`: serve, demo, policy, version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import typer
 
 from wisp import __version__
 from wisp.cli.demo import demo
+from wisp.cli.policy import policy
 from wisp.cli.serve import serve
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(demo)
+app.add_typer(policy)
 
 
 @app.command()

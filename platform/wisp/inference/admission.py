@@ -7,35 +7,35 @@ for the host that will run the model.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
-from pathlib import Path
 
 from wisp.errors import InvalidModel
 from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, encode_verdict
 from wisp.wire.channel import MAX_FRAME_BYTES
 from wisp.wire.confinement import enter
+from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
 ARENA_BYTES = 256 << 20
 
 
-def judge(fd: int, terms: Terms, options: dict[str, int]) -> ModelFacts:
-    """Raises `InvalidModel`. The descriptor stays open."""
+def judge(fd: int, terms: Terms, options: dict[str, int], statm: int) -> ModelFacts:
+    """Raises `InvalidModel`. The descriptors stay open."""
     size_bytes = os.fstat(fd).st_size
     if size_bytes > terms.max_bytes:
         raise InvalidModel(f"the file has {size_bytes} bytes, at most {terms.max_bytes} are allowed")
     from wisp.inference.inspection import inspect
-
-    inspect(os.pread(fd, size_bytes, 0), terms)
     from wisp.inference.sessions import FOLDING_BYTES, Sessions
 
+    inspect(os.pread(fd, size_bytes, 0), terms)
     sessions = Sessions(
         arena_bytes=options.get("arena_bytes", ARENA_BYTES), folding_bytes=options.get("folding_bytes", FOLDING_BYTES)
     )
-    before_bytes = resident_bytes()
+    before_bytes = resident_bytes(statm)
     model = sessions.open("", fd)
-    memory_bytes = max(0, resident_bytes() - before_bytes)
+    memory_bytes = max(0, resident_bytes(statm) - before_bytes)
     if memory_bytes > terms.max_memory_bytes:
         raise InvalidModel(
             f"the model takes {memory_bytes} bytes of memory once it is open; "
@@ -44,20 +44,26 @@ def judge(fd: int, terms: Terms, options: dict[str, int]) -> ModelFacts:
     return ModelFacts(inputs=model.inputs, outputs=model.outputs, memory_bytes=memory_bytes)
 
 
-def resident_bytes() -> int:
-    """See proc(5), /proc/pid/statm: the second field, in pages."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def resident_bytes(statm: int) -> int:
+    """See proc(5), /proc/pid/statm: the second field, in pages. Read anew at each call."""
+    return int(os.pread(statm, 128, 0).split()[1]) * resource.getpagesize()
 
 
 def main() -> int:
     channel, options = enter()
+    # Only now: they are imported under the limits; and before the walls, past which no file can be opened.
+    import wisp.inference.inspection
+    import wisp.inference.sessions  # noqa: F401
+
+    statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    channel.send(Kind.READY, json.dumps({"walls": encode_report(raise_walls(ChildKind.ADMISSION))}).encode())
     frame = channel.receive()
     if frame is None:
         return 0
     verdict: ModelFacts | Refusal
     try:
         (fd,) = frame.fds
-        verdict = judge(fd, Terms.decode(frame.payload), options)
+        verdict = judge(fd, Terms.decode(frame.payload), options, statm)
     except InvalidModel as error:
         verdict = Refusal(reason=error.message)
     except MemoryError:

@@ -10,20 +10,22 @@ import os
 import sys
 
 from wisp.wire.confinement import enter
+from wisp.wire.walls import ChildKind, raise_walls
 
 THREADS = 2
 
 
 def main() -> int:
     channel, options = enter()
-    # Only now: onnxruntime starts as confined as it will run.
+    # Only now: it is imported under the limits that it will run under.
     from wisp.inference.loop import Host
     from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
 
+    report = raise_walls(ChildKind.INFERENCE)
     sessions = Sessions(
         arena_bytes=options.get("arena_bytes", ARENA_BYTES), folding_bytes=options.get("folding_bytes", FOLDING_BYTES)
     )
-    if not Host(channel, sessions, threads=options.get("threads", THREADS)).serve():
+    if not Host(channel, sessions, threads=options.get("threads", THREADS)).serve(report):
         # A thread is inside a native call that nothing can end, and the interpreter would not survive it.
         sys.stderr.flush()
         os._exit(0)

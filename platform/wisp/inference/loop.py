@@ -25,6 +25,7 @@ from wisp.wire import inferences as wire
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.inferences import Binding, Kind, Status
 from wisp.wire.segments import Segment
+from wisp.wire.walls import Report, encode_report
 
 STOP_GRACE_S = 2.0
 
@@ -56,9 +57,9 @@ class Host:
         self._selector.register(control, selectors.EVENT_READ, self._drain_control)
         self._selector.register(self._loader, selectors.EVENT_READ, self._report_loads)
 
-    def serve(self) -> bool:
+    def serve(self, walls: Report) -> bool:
         """Runs to the end; whether every thread ended with it."""
-        self._tell(Kind.READY, {})
+        self._tell(Kind.READY, {"walls": encode_report(walls)})
         while self._serving:
             for key, _ in self._selector.select(self._timeout_s()):
                 if isinstance(key.data, Slot):

@@ -81,6 +81,10 @@ class Sessions:
             if "bad_alloc" in str(error):
                 raise InvalidModel("the model needs more memory to open than it is allowed") from error
             raise InvalidModel(f"onnxruntime refuses the model: {plain(str(error))}") from error
+        if isinstance(source, bytes):
+            session._model_bytes = (
+                None  # kept for a change of providers, which nothing here makes; as large as the file
+            )
         return LoadedModel(
             digest=digest,
             session=session,
@@ -106,7 +110,8 @@ class Sessions:
 
 
 def _path_or_bytes(fd: int) -> str | bytes:
-    """A path where the descriptor can be opened again, so that the file is not copied through this process."""
+    """A path where the descriptor can be opened again, so that the file is not copied through this process. Past the
+    walls (`wire.walls`) that is so for a segment, and not for a file."""
     path = f"/proc/self/fd/{fd}"
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

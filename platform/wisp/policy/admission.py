@@ -140,7 +140,7 @@ def _granted(capability: Capability, grants: Grants) -> bool:
 
 def _known(capability: Capability | None) -> str:
     if capability is None:
-        return f"a guest may import from {' and '.join(CAPABILITIES)}"
+        return f"a guest may import from {', '.join(CAPABILITIES)}"
     return f"{capability.module} has no such function"
 
 

@@ -3,7 +3,7 @@
 `wasi_snapshot_preview1` after legacy/preview1/witx of the WASI repository, lowered to core wasm: every handle, flag,
 size and pointer is an i32, every 64-bit count, offset, time and right an i64, a string or list a pointer and a length,
 each result but the errno one more out-pointer. `wasi_ephemeral_nn` after the witx of the wasi-nn proposal, with the six
-functions that WasmEdge adds.
+functions that WasmEdge adds. `wisp` is the platform's own: what no WASI preview 1 proposal has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 WASI_MODULE = "wasi_snapshot_preview1"
 NN_MODULE = "wasi_ephemeral_nn"
+OWN_MODULE = "wisp"
 
 Signature = tuple[tuple[str, ...], tuple[str, ...]]
 """Parameter types and result types, in the text format's words."""
@@ -102,6 +103,12 @@ _NN = _errno_functions("""
     finalize_execution_context i
 """)
 
+_OWN = _errno_functions("""
+    http_send          iii
+    http_response_size ii
+    http_response_read iii
+""")
+
 CAPABILITIES: Mapping[str, Capability] = {
     capability.module: capability
     for capability in (
@@ -111,6 +118,12 @@ CAPABILITIES: Mapping[str, Capability] = {
             functions=_NN,
             needs=("models", "inline_models"),
             hint="models: [{name: classify, model: mobilenet@1}]",
+        ),
+        Capability(
+            module=OWN_MODULE,
+            functions=_OWN,
+            needs=("allowed_outbound_hosts",),
+            hint='allowed_outbound_hosts: ["https://api.example.com:443"]',
         ),
     )
 }

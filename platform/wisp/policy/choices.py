@@ -42,6 +42,19 @@ class Random(StrEnum):
     FROZEN = "frozen"
 
 
+class Method(StrEnum):
+    """Of outbound requests. Not CONNECT, which would be a way round every check, and not TRACE, which shows headers
+    that were added."""
+
+    GET = "GET"
+    HEAD = "HEAD"
+    POST = "POST"
+    PUT = "PUT"
+    PATCH = "PATCH"
+    DELETE = "DELETE"
+    OPTIONS = "OPTIONS"
+
+
 class OnViolation(StrEnum):
     """What a refused capability does to a guest: ends it, or answers an errno."""
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wisp.policy.document import Path, Value
+from wisp.policy.hostrules import DEFAULT_REQUESTS
 from wisp.policy.quantity import parse_amount, parse_time_ns
 
 Finding = tuple[Path, str]
+
+_REPEATED = "this stands in the list already"
 
 
 def policy_findings(value: Value) -> Iterator[Finding]:
     yield from _repeated(value, "models", "name")
     yield from _repeated(value, "files", "mount")
     yield from _repeated(value, "secrets")
-    yield from _repeated(value, "allowed_outbound_hosts")
+    yield from _outbound_hosts(value)
     for index, mount in enumerate(_items(value, "files")):
         yield from _mount(mount, ("files", index))
     if _get(value, "abi") == "handler" and _get(value, "entrypoint") is not None:
@@ -30,7 +33,7 @@ def policy_findings(value: Value) -> Iterator[Finding]:
 
 
 def ceiling_findings(value: Value) -> Iterator[Finding]:
-    yield from _repeated(value, "allowed_outbound_hosts")
+    yield from _outbound_hosts(value)
     yield from _repeated(value, "blocked_networks")
 
 
@@ -38,6 +41,7 @@ def class_findings(value: Value) -> Iterator[Finding]:
     limits, defaults = _get(value, "limits"), _get(value, "defaults")
     if not isinstance(limits, dict) or not isinstance(defaults, dict):
         return
+    limits = {"outbound_requests": DEFAULT_REQUESTS} | limits
     for key, default in defaults.items():
         most, asked = _quantity(limits.get(key)), _quantity(default)
         if most is not None and asked is not None and asked > most:
@@ -55,6 +59,20 @@ def _mount(mount: Value, path: Path) -> Iterator[Finding]:
             yield (*path, key), f"this key goes with from: {' or '.join(sources)} only"
 
 
+def _outbound_hosts(value: Value) -> Iterator[Finding]:
+    """An entry is a host's text, or a mapping with one; two for one host would leave open which holds."""
+    key = "allowed_outbound_hosts"
+    hosts: set[str] = set()
+    for index, item in enumerate(_items(value, key)):
+        host = _get(item, "host") if isinstance(item, dict) else item
+        if isinstance(host, str):
+            if host in hosts:
+                yield (key, index, "host") if isinstance(item, dict) else (key, index), _REPEATED
+            hosts.add(host)
+        for path, message in _repeated(item, "methods"):
+            yield (key, index, *path), message
+
+
 def _repeated(value: Value, key: str, name: str | None = None) -> Iterator[Finding]:
     seen: set[str] = set()
     for index, item in enumerate(_items(value, key)):
@@ -62,7 +80,7 @@ def _repeated(value: Value, key: str, name: str | None = None) -> Iterator[Findi
         if not isinstance(text, str):
             continue
         if text in seen:
-            yield (key, index) if name is None else (key, index, name), "this stands in the list already"
+            yield (key, index) if name is None else (key, index, name), _REPEATED
         seen.add(text)
 
 

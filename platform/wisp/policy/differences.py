@@ -11,11 +11,12 @@ from enum import StrEnum
 
 from wisp.policy.choices import Clock
 from wisp.policy.grants import Grants
+from wisp.policy.hostrules import METHODS
 from wisp.policy.quantity import parse_amount, parse_time_ns
 from wisp.policy.schema import Ceiling, Policy, TenantClass
 from wisp.policy.written import Written, print_flow, written
 
-_NAMES = {"models": "name", "files": "mount"}
+_NAMES = {"models": "name", "files": "mount", "allowed_outbound_hosts": "host"}
 """The key that tells the entries of a list apart."""
 _NARROWING = frozenset({"blocked_networks"})
 """Lists of what is not allowed."""
@@ -48,7 +49,9 @@ class Change:
         return {"field": self.field, "from": self.before, "to": self.after, "effect": self.effect.value}
 
 
-def document_changes(before: Policy | Ceiling | TenantClass, after: Policy | Ceiling | TenantClass) -> tuple[Change, ...]:
+def document_changes(
+    before: Policy | Ceiling | TenantClass, after: Policy | Ceiling | TenantClass
+) -> tuple[Change, ...]:
     """Of two documents of one kind. A limit that a policy leaves out is whatever the class gives, so its coming and
     going is neither gain nor loss."""
     return _changes(written(before), written(after))
@@ -85,11 +88,18 @@ def _walk_entries(old: dict[str, Written], new: dict[str, Written], field: str, 
     for name in dict.fromkeys((*old, *new)):
         former, latter, place = old.get(name), new.get(name), f"{field}[{name}]"
         if former is not None and latter is not None:
-            yield from _walk(former, latter, place, key)
+            yield from _walk(_spelled_out(former, key), _spelled_out(latter, key), place, key)
         else:
             gains = (former is None) != (key in _NARROWING)
             effect = Effect.GAINS if gains else Effect.LOSES
             yield Change(field=place, before=_shown(former), after=_shown(latter), effect=effect)
+
+
+def _spelled_out(entry: Written, key: str) -> Written:
+    """A host alone allows every method: as a mapping, it can be told which of them come and go."""
+    if key == "allowed_outbound_hosts" and isinstance(entry, str):
+        return {"host": entry, "methods": [method.value for method in METHODS]}
+    return entry
 
 
 def _effect(key: str, old: Written | None, new: Written | None) -> Effect:

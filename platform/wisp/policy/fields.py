@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from wisp.policy.choices import Abi, Access, Clock, MountSource, OnViolation, Random, Target
+from wisp.policy.choices import Abi, Access, Clock, Method, MountSource, OnViolation, Random, Target
+from wisp.policy.hostrules import MAX_REQUESTS
 from wisp.policy.hosts import HostPattern, parse_host_pattern
 from wisp.policy.modelref import ModelRef, parse_model_ref
 from wisp.policy.paths import MAX_PATH, parse_glob, parse_mount_point
@@ -122,7 +123,7 @@ def _spelled(pattern: re.Pattern[str], rule: str) -> Callable[[str], str]:
     return parse
 
 
-def _variable(text: str) -> str:
+def parse_variable(text: str) -> str:
     if _VARIABLE.fullmatch(text) is None:
         raise ValueError("expected a variable's name: letters, digits and '_', no digit first, at most 128")
     if text in _CGI or text.startswith(("HTTP_", "WISP_")):
@@ -174,6 +175,7 @@ Size = Annotated[int, _amount(0, MAX_SIZE_BYTES, print_size), _AMOUNT_SCHEMA]
 DailyFuel = Annotated[int, _amount(0, MAX_FUEL), _AMOUNT_SCHEMA]
 Inferences = Annotated[int, _count(1, MAX_INFERENCES), _counted(1, MAX_INFERENCES)]
 InferenceCap = Annotated[int, _count(0, MAX_INFERENCES), _counted(0, MAX_INFERENCES)]
+OutboundRequests = Annotated[int, _count(0, MAX_REQUESTS), _counted(0, MAX_REQUESTS)]
 Count = Annotated[int, _count(0, 1_000_000), _counted(0, 1_000_000)]
 Positive = Annotated[int, _count(1, 1_000_000), _counted(1, 1_000_000)]
 DailySeconds = Annotated[int, _count(0, 10**9), _counted(0, 10**9)]
@@ -183,7 +185,7 @@ ExportName = Annotated[str, _text(_spelled(_EXPORT, "an export's name, such as _
 Model = Annotated[ModelRef, _text(parse_model_ref), _TEXT_SCHEMA]
 MountPoint = Annotated[str, _text(parse_mount_point), _TEXT_SCHEMA]
 Glob = Annotated[str, _text(parse_glob), WithJsonSchema({"type": "string", "maxLength": MAX_PATH})]
-Variable = Annotated[str, _text(_variable), _TEXT_SCHEMA]
+Variable = Annotated[str, _text(parse_variable), _TEXT_SCHEMA]
 VariableValue = Annotated[str, _text(_value), WithJsonSchema({"type": "string", "maxLength": MAX_VALUE})]
 Host = Annotated[HostPattern, _text(parse_host_pattern), _TEXT_SCHEMA]
 Network = Annotated[str, _text(_network), _TEXT_SCHEMA]
@@ -191,6 +193,7 @@ Network = Annotated[str, _text(_network), _TEXT_SCHEMA]
 AbiWord = Annotated[Abi, _word(Abi)]
 AccessWord = Annotated[Access, _word(Access)]
 ClockWord = Annotated[Clock, _word(Clock)]
+MethodWord = Annotated[Method, _word(Method)]
 SourceWord = Annotated[MountSource, _word(MountSource)]
 ViolationWord = Annotated[OnViolation, _word(OnViolation)]
 RandomWord = Annotated[Random, _word(Random)]

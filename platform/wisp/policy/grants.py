@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wisp.policy.choices import Abi, Access, Clock, MountSource, OnViolation, Random, Target
-from wisp.policy.hosts import HostPattern, parse_host_pattern
+from wisp.policy.hostrules import MAX_REQUESTS, HostRule
 from wisp.policy.modelref import ModelRef, parse_model_ref
 from wisp.policy.paths import MAX_PATH, parse_glob, parse_mount_point
 from wisp.policy.plain import Plain, check_text
@@ -111,12 +111,13 @@ class Grants:
     request_body_bytes: int
     response_body_bytes: int
     log_bytes: int
+    outbound_requests: int
     models: tuple[ModelGrant, ...]
     inline_models: bool
     files: tuple[MountGrant, ...]
     environment: tuple[tuple[str, str], ...]
     secrets: tuple[str, ...]
-    allowed_outbound_hosts: tuple[HostPattern, ...]
+    allowed_outbound_hosts: tuple[HostRule, ...]
     clock: Clock
     random: Random
     on_violation: OnViolation
@@ -137,13 +138,14 @@ class Grants:
                 "request_body": self.request_body_bytes,
                 "response_body": self.response_body_bytes,
                 "logs": self.log_bytes,
+                "outbound_requests": self.outbound_requests,
             },
             "models": [grant.as_json() for grant in self.models],
             "inline_models": self.inline_models,
             "files": [grant.as_json() for grant in self.files],
             "environment": dict(self.environment),
             "secrets": list(self.secrets),
-            "allowed_outbound_hosts": [str(pattern) for pattern in self.allowed_outbound_hosts],
+            "allowed_outbound_hosts": [rule.as_json() for rule in self.allowed_outbound_hosts],
             "clock": self.clock.value,
             "random": self.random.value,
             "on_violation": self.on_violation.value,
@@ -172,6 +174,7 @@ class Grants:
             request_body_bytes=limits.integer("request_body", 0, MAX_AMOUNT),
             response_body_bytes=limits.integer("response_body", 0, MAX_AMOUNT),
             log_bytes=limits.integer("logs", 0, MAX_AMOUNT),
+            outbound_requests=limits.integer("outbound_requests", 0, MAX_REQUESTS),
             models=tuple(ModelGrant.from_json(item) for item in plain.items("models", _MANY)),
             inline_models=plain.boolean("inline_models"),
             files=tuple(MountGrant.from_json(item) for item in plain.items("files", _MANY)),
@@ -181,8 +184,7 @@ class Grants:
             ),
             secrets=tuple(check_text(item, "secrets", _NAME) for item in plain.items("secrets", _MANY)),
             allowed_outbound_hosts=tuple(
-                parse_host_pattern(check_text(item, "allowed_outbound_hosts", 512))
-                for item in plain.items("allowed_outbound_hosts", _MANY)
+                HostRule.from_json(item) for item in plain.items("allowed_outbound_hosts", _MANY)
             ),
             clock=plain.choice("clock", Clock),
             random=plain.choice("random", Random),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 HOST_RULE = "scheme://host:port with scheme http, https or *, a lower-case host, *.host or *, and a port or *"
@@ -58,18 +57,6 @@ def parse_host_pattern(text: str) -> HostPattern:
     if port is not None and port > 65535:
         raise ValueError("expected a port of at most 65535")
     return HostPattern(scheme=scheme, host=_parse_host(match[2]), port=port)
-
-
-def meet_all(asked: Iterable[HostPattern], allowed: Iterable[HostPattern]) -> tuple[HostPattern, ...]:
-    """What both lists allow. A pattern of `asked` that is covered whole stays as it is."""
-    ceiling = tuple(allowed)
-    met: dict[HostPattern, None] = {}
-    for pattern in asked:
-        if any(other.covers(pattern) for other in ceiling):
-            met[pattern] = None
-        else:
-            met.update((common, None) for other in ceiling if (common := other.meet(pattern)) is not None)
-    return tuple(met)
 
 
 def _parse_host(host: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wisp.errors import ExceedsCeiling, Fault
 from wisp.policy.choices import Abi, Clock, MountSource, Target
 from wisp.policy.grants import Concurrency, Grants, ModelGrant, MountGrant
-from wisp.policy.hosts import meet_all
+from wisp.policy.hostrules import HostRule, meet_all
 from wisp.policy.paths import is_within
 from wisp.policy.quantity import print_amount, print_size, print_time
 
@@ -29,6 +29,7 @@ LIMITS: dict[str, Callable[[int], str]] = {
     "request_body": print_size,
     "response_body": print_size,
     "logs": print_size,
+    "outbound_requests": str,
 }
 """Each key of `limits`, and how its numbers are printed."""
 
@@ -46,12 +47,13 @@ def narrow(policy: Policy, tenant_class: TenantClass, ceiling: Ceiling) -> Grant
         request_body_bytes=limits["request_body"],
         response_body_bytes=limits["response_body"],
         log_bytes=limits["logs"],
+        outbound_requests=limits["outbound_requests"],
         models=tuple(_models(policy.models, ceiling.models)),
         inline_models=policy.inline_models and ceiling.models.inline,
         files=tuple(_files(policy, ceiling)),
         environment=tuple(policy.environment.items()),
         secrets=policy.secrets,
-        allowed_outbound_hosts=meet_all(policy.allowed_outbound_hosts, ceiling.allowed_outbound_hosts),
+        allowed_outbound_hosts=meet_all(_rules(policy), _rules(ceiling)),
         clock=(policy.clock or Clock.COARSE).narrower(ceiling.clock),
         random=policy.random,
         on_violation=policy.on_violation,
@@ -97,15 +99,30 @@ def _excesses(policy: Policy, tenant_class: TenantClass, ceiling: Ceiling) -> It
     if policy.inline_models and not ceiling.models.inline:
         yield ("inline_models",), "true", "false", "the ceiling"
     yield from _file_excesses(policy, ceiling)
-    for index, pattern in enumerate(policy.allowed_outbound_hosts):
-        if meet_all((pattern,), ceiling.allowed_outbound_hosts) != (pattern,):
-            hosts = ", ".join(str(host) for host in ceiling.allowed_outbound_hosts[:8]) or "no host"
-            yield ("allowed_outbound_hosts", index), str(pattern), hosts, "the ceiling"
+    yield from _host_excesses(policy, ceiling)
     if policy.clock is not None and policy.clock.narrower(ceiling.clock) is not policy.clock:
         yield ("clock",), policy.clock, ceiling.clock, "the ceiling"
     inflight, share = policy.concurrency.max_inflight, tenant_class.quota.max_inflight
     if inflight is not None and inflight > share:
         yield ("concurrency", "max_inflight"), str(inflight), str(share), "the class"
+
+
+def _rules(document: Policy | Ceiling) -> tuple[HostRule, ...]:
+    return tuple(entry.rule for entry in document.allowed_outbound_hosts)
+
+
+def _host_excesses(policy: Policy, ceiling: Ceiling) -> Iterator[_Excess]:
+    allowed = _rules(ceiling)
+    for index, rule in enumerate(_rules(policy)):
+        path: Path = ("allowed_outbound_hosts", index)
+        granted = meet_all((rule,), allowed)
+        if granted == (rule,):
+            continue
+        narrower = next((one for one in granted if one.pattern == rule.pattern), None)
+        if narrower is not None and (*path, "methods") in policy.positions.values:
+            yield (*path, "methods"), ", ".join(rule.methods), ", ".join(narrower.methods), "the ceiling"
+        else:
+            yield path, str(rule), ", ".join(str(one) for one in allowed[:8]) or "no host", "the ceiling"
 
 
 def _limit(key: str, policy: Policy, tenant_class: TenantClass, ceiling: Ceiling) -> int:

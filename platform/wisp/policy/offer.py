@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wisp.errors import Fault
-from wisp.policy.choices import MountSource, Target
+from wisp.policy.choices import Target
 
 if TYPE_CHECKING:
     from wisp.policy.document import Path
@@ -40,18 +40,7 @@ def _gpu_entries(policy: Policy) -> Iterator[Path]:
             yield "models", index, "target"
 
 
-def _host_mounts(policy: Policy) -> Iterator[Path]:
-    for index, mount in enumerate(policy.files):
-        if mount.source is MountSource.HOST:
-            yield "files", index, "from"
-
-
 NOT_YET_OFFERED: tuple[Unoffered, ...] = (
-    Unoffered(what="from: host", asked_at=_host_mounts),
-    Unoffered(what="secrets", asked_at=_if(lambda policy: policy.secrets, "secrets")),
-    Unoffered(
-        what="outbound requests", asked_at=_if(lambda policy: policy.allowed_outbound_hosts, "allowed_outbound_hosts")
-    ),
     Unoffered(what="inline models", asked_at=_if(lambda policy: policy.inline_models, "inline_models")),
     Unoffered(what="target: gpu", asked_at=_gpu_entries),
 )

@@ -6,13 +6,26 @@ an absent list is an empty one, and an empty list allows nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from wisp.policy import fields as f
 from wisp.policy.choices import Access, Clock, OnViolation, Random, Target
 from wisp.policy.document import Positions
+from wisp.policy.hostrules import DEFAULT_REQUESTS, METHODS, HostRule, in_order
+from wisp.policy.hosts import parse_host_pattern
 from wisp.policy.quantity import NS_PER_MS
 
 
@@ -33,10 +46,11 @@ class PolicyLimits(Section):
     request_body: f.BodySize | None = Field(None, description="the caller's body, in bytes")
     response_body: f.BodySize | None = Field(None, description="the guest's body, in bytes")
     logs: f.LogSize | None = Field(None, description="what one request may log, in bytes")
+    outbound_requests: f.OutboundRequests | None = Field(None, description="that one request may send")
 
 
 class Limits(Section):
-    """The same, all of them said."""
+    """The same, all of them said; only `outbound_requests` may be left out, and is 8 then."""
 
     fuel: f.Fuel
     memory: f.Memory
@@ -44,6 +58,7 @@ class Limits(Section):
     request_body: f.BodySize
     response_body: f.BodySize
     logs: f.LogSize
+    outbound_requests: f.OutboundRequests = DEFAULT_REQUESTS
 
 
 class ModelEntry(Section):
@@ -64,6 +79,32 @@ class Mount(Section):
     allow: Annotated[tuple[f.Glob, ...], Field(max_length=f.MAX_GLOBS)] = ()
     path: f.MountPoint | None = Field(None, description="from: host only, the operator's directory")
     quota: f.Scratch | None = Field(None, description="from: scratch only; left out: the ceiling's")
+
+
+class OutboundHost(Section):
+    """Where requests may go: a host pattern alone, for every method, or a mapping that says which methods."""
+
+    host: f.Host
+    methods: Annotated[
+        tuple[f.MethodWord, ...], Field(min_length=1, max_length=len(METHODS)), AfterValidator(in_order)
+    ] = METHODS
+
+    @property
+    def rule(self) -> HostRule:
+        return HostRule(pattern=self.host, methods=self.methods)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_text(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if type(value) is str:
+            return cls.model_construct(host=parse_host_pattern(value), methods=METHODS)
+        if isinstance(value, dict | cls):
+            return handler(value)
+        raise ValueError("expected text, or a mapping of host and methods")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
 
 
 class ConcurrencyLimits(Section):
@@ -88,7 +129,7 @@ class Policy(Section):
     files: Annotated[tuple[Mount, ...], Field(max_length=f.MAX_MOUNTS)] = ()
     environment: Annotated[dict[f.Variable, f.VariableValue], Field(max_length=f.MAX_VARIABLES)] = {}
     secrets: Annotated[tuple[f.Variable, ...], Field(max_length=f.MAX_VARIABLES)] = ()
-    allowed_outbound_hosts: Annotated[tuple[f.Host, ...], Field(max_length=f.MAX_HOSTS)] = ()
+    allowed_outbound_hosts: Annotated[tuple[OutboundHost, ...], Field(max_length=f.MAX_HOSTS)] = ()
     clock: f.ClockWord | None = Field(None, description="left out: coarse, or the ceiling's if that is less")
     random: f.RandomWord = Random.REAL
     on_violation: f.ViolationWord = OnViolation.TRAP
@@ -140,7 +181,7 @@ class Ceiling(Section):
     compile: CompileLimits
     models: ModelCeiling = ModelCeiling()
     files: FileCeiling = FileCeiling()
-    allowed_outbound_hosts: Annotated[tuple[f.Host, ...], Field(max_length=f.MAX_HOSTS)] = ()
+    allowed_outbound_hosts: Annotated[tuple[OutboundHost, ...], Field(max_length=f.MAX_HOSTS)] = ()
     blocked_networks: Annotated[tuple[f.Network, ...], Field(max_length=f.MAX_HOSTS)] = ("private",)
     clock: f.ClockWord = Clock.COARSE
 

@@ -13,9 +13,11 @@ def unified_diff(before: str | None, after: str, name: str) -> str:
     """Empty where nothing changed. `before` is None for a text that is new."""
     former, latter = (before or "").splitlines(), after.splitlines()
     source = "/dev/null" if before is None else f"a/{name}.yaml"
+    if before == after:
+        return ""
     if len(former) + len(latter) > MAX_LINES:
         lines = [f"--- {source}", f"+++ b/{name}.yaml", f"@@ -1,{len(former)} +1,{len(latter)} @@"]
-        lines += [*(f"-{line}" for line in former), *(f"+{line}" for line in latter)] if former != latter else []
+        lines += [*(f"-{line}" for line in former), *(f"+{line}" for line in latter)]
     else:
         lines = list(difflib.unified_diff(former, latter, source, f"b/{name}.yaml", lineterm=""))
     text = "".join(f"{line}\n" for line in lines)

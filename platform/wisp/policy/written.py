@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from pydantic import BaseModel
 
 from wisp.policy.quantity import print_amount, print_size, print_time
+from wisp.policy.schema import OutboundHost
 
 Written: TypeAlias = "str | int | bool | list[Written] | dict[str, Written]"
 
@@ -22,14 +23,15 @@ SIZES = frozenset(
 )
 AMOUNTS = frozenset({"fuel", "fuel_per_day"})
 
-_PLAIN = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./@-]*", re.ASCII)
-_NUMBER = re.compile(r"[0-9._eExXoO+-]+", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@-]*|[1-9][0-9]*([kMGT]i?|ms|s)", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
 def written(value: object, key: str = "") -> Written:
     """A section, or a part of one, with what was left out left out; plain JSON values likewise. `key`: what it stands
     at, which tells a size from a time."""
+    if isinstance(value, OutboundHost):
+        return written(value.rule.as_json())
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
         items = {field.alias or name: getattr(value, name) for name, field in fields}
@@ -75,6 +77,6 @@ def print_flow(value: Written) -> str:
 
 
 def _text(text: str) -> str:
-    if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in _WORDS:
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
-    return cast(str, json.dumps(text, ensure_ascii=False))
+    return json.dumps(text, ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wisp.errors import NotFound, RegistryUnavailable
 from wisp.names import FunctionName, TenantName
+from wisp.policy.parse import parse_policy
 from wisp.registry import scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection
@@ -11,6 +12,7 @@ from wisp.registry.keys import Kind, key, keys, model_field, version_field
 from wisp.registry.models import Models
 from wisp.registry.records import Draft, Entry, Function, ModelPin, Tenant, Version
 from wisp.registry.refusals import accepted
+from wisp.registry.secrets import sealed_secrets
 
 
 def pin_word(pin: ModelPin) -> str:
@@ -105,7 +107,7 @@ class Functions:
         accepted(answer, f"{tenant}/{name}")
 
     async def entry(self, tenant: TenantName, name: FunctionName) -> Entry | None:
-        """What answers a request, read in one step; None without the tenant or the function."""
+        """What answers a request, read in one step, and its secrets; None without the tenant or the function."""
         place = f"{tenant}/{name}"
         answer = await self.connection.run(
             scripts.READ_ENTRY, keys(tenant, Kind.TENANT, Kind.FUNCTIONS, Kind.VERSIONS), name
@@ -114,10 +116,13 @@ class Functions:
         if owner is None or function is None:
             return None
         found = self._read(tenant, name, function)
+        active = None if found.active is None else self._read_version(tenant, name, found.active, version)
+        named = () if active is None else parse_policy(active.policy_text.encode()).secrets
         return Entry(
             tenant=decode(Tenant, owner, place=tenant),
             function=found,
-            version=None if found.active is None else self._read_version(tenant, name, found.active, version),
+            version=active,
+            secrets=await sealed_secrets(self.connection, tenant, named),
         )
 
     async def _change(

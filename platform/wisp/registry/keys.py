@@ -45,11 +45,25 @@ class Kind(StrEnum):
     """hash: model@digest -> version."""
     MODEL_NUMBERS = "model-numbers"
     """hash: model -> the highest version ever given; outlives the model."""
+    SECRETS = "secrets"
+    """hash: secret -> its sealed value (`registry.cipher`)."""
     REFERENCES = "references"
     """hash, operator's slot only: model tenant/function -> token, model tenant/function#token -> Unix seconds
     (`models.Reference`)."""
     GENERATION = "generation"
     """integer: grows with every change in the slot."""
+    POLICIES = "policies"
+    """hash, operator's slot only, as all that follow: document -> `PolicyText` record, those in force."""
+    POLICY_GENERATION = "policy-generation"
+    """integer: grows with every change of an operator's document."""
+    POLICY_HISTORY = "policy-history"
+    """hash: document@generation -> `PolicyText` record, the newest of each document."""
+    NODES = "nodes"
+    """hash: node -> the policy generation that it acknowledged, and when it was last heard, in Unix milliseconds."""
+
+
+OPERATORS_ALONE = frozenset({Kind.REFERENCES, Kind.POLICIES, Kind.POLICY_GENERATION, Kind.POLICY_HISTORY, Kind.NODES})
+"""Kinds that no tenant's slot has."""
 
 
 def key(owner: TenantName | None, kind: Kind) -> str:

@@ -118,3 +118,5 @@ class Entry:
     tenant: Tenant
     function: Function
     version: Version | None
+    secrets: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    """Those that the version's policy names and that there are, sealed."""

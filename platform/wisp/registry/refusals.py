@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wisp.errors import Conflict, InUse, NotFound, RegistryUnavailable, WispError
+from wisp.errors import Conflict, InUse, NotFound, PreconditionFailed, RegistryUnavailable, WispError
 
 
 def accepted(answer: Sequence[Any], subject: str) -> list[Any]:
@@ -34,5 +34,7 @@ def refusal(code: str, subject: str, detail: str) -> WispError:
             return Conflict(f"{subject}: it exists already")
         case "in_use":
             return InUse(f"{subject}: {detail} pins it; delete that first")
+        case "stale":
+            return PreconditionFailed(f"{subject}: it has changed since; read it again")
         case _:  # "damaged", or a script of a newer wisp
             return RegistryUnavailable(f"the registry's record of {subject} is damaged: restore it from a backup")

@@ -11,6 +11,7 @@ from wisp.registry.events import LISTEN_S, Event, Subscribed, subscribe
 from wisp.registry.functions import Functions
 from wisp.registry.keys import SCHEMA
 from wisp.registry.models import Models
+from wisp.registry.policies import Policies
 from wisp.registry.tenants import Tenants
 
 SCHEMA_VERSION = 1
@@ -25,6 +26,7 @@ class Registry:
         self.keys = Credentials(self.connection)
         self.models = Models(self.connection)
         self.functions = Functions(self.connection, self.models)
+        self.policies = Policies(self.connection)
 
     async def prepare(self) -> None:
         """Makes an empty server a registry and repairs the index; refuses data that another wisp has laid out.

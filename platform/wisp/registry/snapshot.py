@@ -95,8 +95,17 @@ class Shelf(Generic[V]):
 class Snapshot:
     """Bounded, shared by all requests of one event loop. `run` must be running for other nodes' changes to be seen."""
 
-    def __init__(self, registry: Registry, *, capacity: int = CAPACITY, absent_s: float = ABSENT_S) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        capacity: int = CAPACITY,
+        absent_s: float = ABSENT_S,
+        on_policy: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_policy` is called when one of the operator's documents may have changed."""
         self.registry = registry
+        self.on_policy = on_policy
         self.functions: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.keys: Shelf[Key] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.tenants: Shelf[Tenant] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
@@ -140,11 +149,15 @@ class Snapshot:
 
     def apply(self, event: Event) -> None:
         if event.tenant is None:
+            if event.kind == "policy":
+                self.on_policy()
             return  # versions pin shared models by digest: no entry depends on the operator's slot
         tenant = TenantName(event.tenant)
         match event.kind:
             case "function":
                 self.invalidate(tenant, FunctionName(event.name))
+            case "secret":
+                self.functions.invalidate(lambda key: key.tenant == tenant)
             case "key":
                 self.keys.invalidate(lambda key: key.tenant == tenant)
             case "model":
@@ -162,6 +175,7 @@ class Snapshot:
                         pause_s = FIRST_PAUSE_S
                         if isinstance(event, Subscribed):
                             self.clear()
+                            self.on_policy()
                         else:
                             self.apply(event)
             except RegistryUnavailable as error:

@@ -15,6 +15,7 @@ from wisp.wire.channel import Channel
 from wisp.wire.compilations import LENGTH, MAX_FACTS_BYTES, MAX_REASON_BYTES, Kind
 from wisp.wire.confinement import enter
 from wisp.wire.segments import FIXED, require_seals
+from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
 NICENESS = 10
 """Compiling yields to requests that are being answered."""
@@ -71,6 +72,7 @@ def serve(channel: Channel) -> None:
 def main() -> None:
     channel, _ = enter()
     os.nice(NICENESS)
+    channel.send(Kind.READY, json.dumps({"walls": encode_report(raise_walls(ChildKind.COMPILER))}).encode())
     serve(channel)
 
 

@@ -12,8 +12,11 @@ from wisp.sandbox.preview1 import ALL_RIGHTS, ROOT, STDERR, STDIN, STDOUT, Errno
 from wisp.sandbox.streams import Input, Log, Output
 
 MAX_OPEN: Final = 256
-STREAM_READ: Final = int(Right.FD_READ | Right.POLL_FD_READWRITE)
-STREAM_WRITE: Final = int(Right.FD_WRITE | Right.POLL_FD_READWRITE)
+STREAM: Final = int(
+    Right.POLL_FD_READWRITE | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.FD_SYNC | Right.FD_DATASYNC
+)
+STREAM_READ: Final = STREAM | int(Right.FD_READ)
+STREAM_WRITE: Final = STREAM | int(Right.FD_WRITE)
 FILE_RIGHTS: Final = int(
     Right.FD_DATASYNC
     | Right.FD_READ
@@ -39,10 +42,12 @@ Behind = Input | Output | Log | Directory | File
 
 @dataclass(slots=True, eq=False)
 class Open:
-    """One descriptor. `listing`: what `fd_readdir` goes through, as it was when it began."""
+    """One descriptor. `inheriting`: the most that can be had of what is opened below it, for a directory. `listing`:
+    what `fd_readdir` goes through, as it was when it began."""
 
     behind: Behind
     rights: int
+    inheriting: int = 0
     flags: int = 0
     position: int = 0
     preopened: bool = False
@@ -62,7 +67,7 @@ class Descriptors:
             STDIN: Open(Input(), STREAM_READ),
             STDOUT: Open(log, STREAM_WRITE),
             STDERR: Open(log, STREAM_WRITE),
-            ROOT: Open(tree.root, DIRECTORY_RIGHTS, preopened=True),
+            ROOT: Open(tree.root, DIRECTORY_RIGHTS, ALL_RIGHTS, preopened=True),
         }
 
     def get(self, fd: int) -> Open | None:
@@ -75,11 +80,14 @@ class Descriptors:
             raise Failed(Errno.BADF)
         return opened
 
-    def directory(self, fd: int) -> Directory:
-        behind = self.require(fd).behind
-        if not isinstance(behind, Directory):
+    def directory(self, fd: int, rights: int) -> Directory:
+        """With all of `rights`. Raises `Failed`."""
+        opened = self.require(fd)
+        if not isinstance(opened.behind, Directory):
             raise Failed(Errno.NOTDIR)
-        return behind
+        if int(rights) & ~opened.rights:  # arithmetic on enumerations is ten times as slow
+            raise Failed(Errno.NOTCAPABLE)
+        return opened.behind
 
     def set_stream(self, fd: int, stream: Input | Output) -> None:
         self._table[fd].behind = stream

@@ -1,76 +1,66 @@
-"""The file system of one function: its mounts under one virtual root, and every way a path finds a node in it.
+"""The file system of one function: its mounts under one virtual root, and every change that a request makes to it.
 
-Built once when the function is linked. A path is taken component by component from a directory and never leaves it;
-there are no symbolic links. What is not there is judged: inside a mount that grants the path it is missing, else it is
-`Refused`, with the policy line that would allow it. Only scratch and log mounts change, and only for one request: each
-begins with them empty.
+Built once when the function is linked; how paths are found is `sandbox.resolution`'s. Only scratch and log mounts
+change, and only for one request: each begins with them empty.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
 
 from wisp.policy.choices import MountSource
 from wisp.policy.globs import Globs
-from wisp.sandbox.hints import policy_line, shown_path
 from wisp.sandbox.mapping import MappedBundle
-from wisp.sandbox.nodes import BundleFile, Directory, Failed, LogFile, Mount, Node, ScratchFile
+from wisp.sandbox.nodes import BundleFile, Directory, Failed, LogFile, Mount, Node, ScratchFile, Symlink
 from wisp.sandbox.preview1 import Errno
+from wisp.sandbox.resolution import MAX_DEPTH as MAX_DEPTH
+from wisp.sandbox.resolution import MAX_NAME_BYTES as MAX_NAME_BYTES
+from wisp.sandbox.resolution import MAX_PATH_BYTES as MAX_PATH_BYTES
+from wisp.sandbox.resolution import Place, Resolution, split_path
+from wisp.sandbox.resolution import Refused as Refused
 from wisp.wire.invocations import MountLink
 
-MAX_PATH_BYTES = 4096
-MAX_NAME_BYTES = 255
-MAX_DEPTH = 64
 
+class FileTree(Resolution):
+    """Belongs to one linked function; one request at a time. `now_ns` is what a change notes as its time."""
 
-class Refused(Exception):
-    """A path that no policy line grants; `allow` is one that would."""
-
-    def __init__(self, what: str, allow: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.allow = allow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a path leads: a name in a directory, and what stands there. `name` is empty for the start itself, and for
-    paths that end with dots. `slash`: it ended with one, so only a directory will do."""
-
-    directory: Directory
-    name: str
-    node: Node | None
-    slash: bool
-
-
-class FileTree:
-    """Belongs to one linked function; one request at a time."""
-
-    def __init__(self, mounts: tuple[MountLink, ...] = (), bundle: MappedBundle | None = None) -> None:
-        """Takes the bundle over. Mounts are in their one spelling and no two share a point."""
-        self.bundle = bundle
+    def __init__(
+        self,
+        mounts: tuple[MountLink, ...] = (),
+        bundle: MappedBundle | None = None,
+        hosts: MappedBundle | None = None,
+    ) -> None:
+        """Takes bundle and hosts over; in the latter each path begins with the number of its mount among those of the
+        operator's directories. Mounts are in their one spelling and no two share a point."""
+        super().__init__(Directory(inode=1, name="", parent=None, mount=None))
+        self._sources = [source for source in (bundle, hosts) if source is not None]
         self._inode = 1
-        self.root = Directory(inode=1, name="", parent=None, mount=None)
         self._mounts: list[Mount] = []
         self._changing: list[tuple[Directory, dict[str, Node]]] = []
-        placed = [self._place(mount) for mount in sorted(mounts, key=lambda mount: mount.mount.count("/"))]
+        self.now_ns = 0
+        number = itertools.count()
+        prefixes = {link: f"{next(number)}/" for link in mounts if link.source == MountSource.HOST}
+        placed = [self._place(link) for link in sorted(mounts, key=lambda link: link.mount.count("/"))]
         for mount, directory in placed:
             self._mounts.append(mount)
-            if mount.source is MountSource.BUNDLE:
-                self._fill(mount, directory)
+            if mount.source is MountSource.BUNDLE and bundle is not None:
+                self._fill(mount, directory, bundle)
+            elif mount.source is MountSource.HOST and hosts is not None:
+                self._fill(mount, directory, hosts, prefixes[mount.link])
         self._note_changing(self.root)
-        self._bundled = frozenset(entry.path for entry in bundle.entries) if bundle is not None else frozenset()
 
-    def begin(self) -> None:
+    def begin(self, now_ns: int = 0) -> None:
         """Before each request: nothing is left of the one before."""
+        self.now_ns = now_ns
         for directory, fixed in self._changing:
             directory.children = dict(fixed)
+            directory.accessed_ns = directory.modified_ns = now_ns
         for mount in self._mounts:
             mount.used_bytes = mount.nodes = 0
 
     def close(self) -> None:
-        if self.bundle is not None:
-            self.bundle.close()
+        for source in self._sources:
+            source.close()
 
     def _note_changing(self, directory: Directory) -> None:
         """All directories that a request may put something into, those between two mounts among them."""
@@ -85,9 +75,10 @@ class FileTree:
         return self._inode
 
     def _place(self, link: MountLink) -> tuple[Mount, Directory]:
-        mount = Mount(link=link, source=MountSource(link.source), globs=Globs(link.allow))
+        names = tuple(name for name in link.mount.split("/") if name)
+        mount = Mount(link=link, source=MountSource(link.source), globs=Globs(link.allow), names=names)
         directory = self.root
-        for name in link.mount[1:].split("/"):
+        for name in names:
             directory = self._below(directory, name)
         directory.mount = mount
         return mount, directory
@@ -99,14 +90,14 @@ class FileTree:
             directory.children[name] = child
         return child
 
-    def _fill(self, mount: Mount, top: Directory) -> None:
-        """The files of the bundle that the mount's globs let through. A mount inside it hides what it stands on."""
-        if self.bundle is None:
-            return
-        for entry in sorted(self.bundle.entries, key=lambda entry: entry.path):
-            if not mount.globs.allow(entry.path):
+    def _fill(self, mount: Mount, top: Directory, source: MappedBundle, prefix: str = "") -> None:
+        """The files of its source that the mount's globs let through. A mount inside it hides what it stands on."""
+        there = {entry.path[len(prefix) :]: entry for entry in source.entries if entry.path.startswith(prefix)}
+        self.read_only[mount] = frozenset(there)
+        for path, entry in sorted(there.items()):
+            if not mount.globs.allow(path):
                 continue
-            *names, last = entry.path.split("/")
+            *names, last = path.split("/")
             directory: Directory | None = top
             for name in names:
                 if directory is None or isinstance(directory.children.get(name), BundleFile):
@@ -116,93 +107,65 @@ class FileTree:
                     directory = directory if directory.mount is mount else None
             if directory is not None and last not in directory.children:
                 directory.children[last] = BundleFile(
-                    inode=self._next_inode(), bundle=self.bundle, offset=entry.offset, size=entry.length
+                    inode=self._next_inode(), bundle=source, offset=entry.offset, size=entry.length
                 )
-
-    def find(self, start: Directory, path: str) -> Place:
-        """Raises `Failed` or `Refused` if something on the way is missing or no directory."""
-        parts = _split(path)
-        directory, name = start, ""
-        node: Node | None = start
-        above: list[Directory] = []
-        for position, part in enumerate(parts):
-            if name:
-                if node is None:
-                    raise self.missing(directory, [name, *parts[position:]])
-                if not isinstance(node, Directory):
-                    raise Failed(Errno.NOTDIR)
-                above.append(directory)
-                directory, name = node, ""
-            if part == "..":
-                if not above:
-                    raise Failed(Errno.NOTCAPABLE)
-                directory = above.pop()
-                node = directory
-            elif part != ".":
-                name, node = part, directory.children.get(part)
-        slash = path.endswith("/") or parts[-1] in (".", "..")
-        if node is not None and slash and not isinstance(node, Directory):
-            raise Failed(Errno.NOTDIR)
-        return Place(directory=directory, name=name, node=node, slash=slash)
-
-    def lookup(self, start: Directory, path: str) -> Node:
-        place = self.find(start, path)
-        if place.node is None:
-            raise self.missing(place.directory, [place.name])
-        return place.node
-
-    def missing(self, directory: Directory, parts: list[str], *, write: bool = False) -> Failed | Refused:
-        """Why there is nothing at these parts below a directory; the first of them is not there."""
-        names = directory.names()
-        for part in parts:
-            if part == "..":
-                del names[-1:]
-            elif part != ".":
-                names.append(part)
-        mount, below = self._governing(names)
-        doing = "writing" if write else "reading"
-        if mount is None:
-            return Refused(f"{doing} {shown_path(names)}", policy_line(names, write=write))
-        if mount.source is not MountSource.BUNDLE:
-            return Failed(Errno.NOENT)
-        if write:
-            return Failed(Errno.ROFS)
-        path = "/".join(below)
-        if mount.globs.allow(path) or (mount.globs.lead_below(path) and path not in self._bundled):
-            return Failed(Errno.NOENT)
-        return Refused(f"{doing} {shown_path(names)}", policy_line(names, write=False, mount=mount.link.mount))
-
-    def _governing(self, names: list[str]) -> tuple[Mount | None, list[str]]:
-        """The mount that an absolute path falls to, and the names below its point."""
-        directory = self.root
-        for name in names:
-            child = directory.children.get(name)
-            if not isinstance(child, Directory):
-                break
-            directory = child
-        mount = directory.mount
-        return mount, [] if mount is None else names[mount.link.mount.count("/") :]
 
     def create_file(self, place: Place) -> LogFile | ScratchFile:
         mount = self._writable(place)
         mount.take_node()
         node: LogFile | ScratchFile
+        now = self.now_ns
         if mount.source is MountSource.LOG:
             node = LogFile(inode=self._next_inode())
         else:
-            node = ScratchFile(inode=self._next_inode(), mount=mount)
-        place.directory.children[place.name] = node
+            node = ScratchFile(inode=self._next_inode(), mount=mount, accessed_ns=now, modified_ns=now)
+        self._enter(place, node)
         return node
 
     def make_directory(self, start: Directory, path: str) -> None:
-        place = self.find(start, path)
+        place = self.find(start, path, write=True)
         if place.node is not None:
             raise Failed(Errno.EXIST)
         mount = self._scratch(place)
         mount.take_node()
-        place.directory.children[place.name] = Directory(
-            inode=self._next_inode(), name=place.name, parent=place.directory, mount=mount, fixed=False
-        )
+        now = self.now_ns
+        made = Directory(
+            inode=self._next_inode(), name=place.name, parent=place.directory, mount=mount, fixed=False,
+            accessed_ns=now, modified_ns=now,
+        )  # fmt: skip
+        self._enter(place, made)
+
+    def make_symlink(self, target: str, start: Directory, path: str) -> None:
+        """An absolute target is refused: it could not be told whose root it means."""
+        split_path(target)
+        place = self.find(start, path, write=True)
+        self._require_new(place)
+        mount = self._scratch(place)
+        now = self.now_ns
+        node = Symlink(inode=self._next_inode(), mount=mount, target=target, accessed_ns=now, modified_ns=now)
+        mount.take_node()
+        try:
+            mount.take(node.size)
+        except Failed:
+            mount.nodes -= 1
+            raise
+        self._enter(place, node)
+
+    def link(self, start: Directory, path: str, to_start: Directory, to_path: str) -> None:
+        """A second name in the same mount, for anything but a directory."""
+        source, target = self.find(start, path), self.find(to_start, to_path, write=True)
+        node = source.node
+        if node is None:
+            raise self.missing(source.directory, [source.name])
+        if isinstance(node, Directory):
+            raise Failed(Errno.PERM)
+        self._require_new(target)
+        mount = self._scratch(target)
+        if not isinstance(node, (ScratchFile, Symlink)) or node.mount is not mount:
+            raise Failed(Errno.XDEV)
+        mount.take_node()
+        node.links += 1
+        self._enter(target, node)
 
     def remove(self, start: Directory, path: str, *, directory: bool) -> None:
         """unlink, or rmdir."""
@@ -221,7 +184,7 @@ class FileTree:
         self._drop(place)
 
     def rename(self, start: Directory, path: str, to_start: Directory, to_path: str) -> None:
-        source, target = self.find(start, path), self.find(to_start, to_path)
+        source, target = self.find(start, path), self.find(to_start, to_path, write=True)
         node = source.node
         if node is None:
             raise self.missing(source.directory, [source.name])
@@ -243,21 +206,34 @@ class FileTree:
         if target.node is not None:
             self._drop(target)
         del source.directory.children[source.name]
-        target.directory.children[target.name] = node
+        source.directory.modified_ns = self.now_ns
+        self._enter(target, node)
         if isinstance(node, Directory):
             node.name, node.parent = target.name, target.directory
+
+    def _enter(self, place: Place, node: Node) -> None:
+        place.directory.children[place.name] = node
+        place.directory.modified_ns = self.now_ns
 
     def _drop(self, place: Place) -> None:
         node = place.node
         if isinstance(node, Directory):
             if node.children:
                 raise Failed(Errno.NOTEMPTY)
-            assert node.mount is not None
-            node.mount.nodes -= 1
+            node.gone = True
+        assert place.directory.mount is not None
+        place.directory.mount.nodes -= 1
         del place.directory.children[place.name]
-        if isinstance(node, ScratchFile):
-            node.named = False
+        place.directory.modified_ns = self.now_ns
+        if isinstance(node, (ScratchFile, Symlink)):
+            node.links -= 1
             node.release()
+
+    def _require_new(self, place: Place) -> None:
+        if place.node is not None:
+            raise Failed(Errno.EXIST)
+        if place.slash:
+            raise Failed(Errno.NOENT)
 
     def _writable(self, place: Place) -> Mount:
         mount = place.directory.mount
@@ -265,8 +241,10 @@ class FileTree:
             raise Failed(Errno.BUSY)
         if mount is None:
             raise self.missing(place.directory, [place.name], write=True)
-        if mount.source is MountSource.BUNDLE:
+        if mount.source in (MountSource.BUNDLE, MountSource.HOST):
             raise Failed(Errno.ROFS)
+        if place.directory.gone:
+            raise Failed(Errno.NOENT)
         return mount
 
     def _scratch(self, place: Place) -> Mount:
@@ -275,15 +253,3 @@ class FileTree:
         if mount.source is MountSource.LOG:
             raise Failed(Errno.PERM)
         return mount
-
-
-def _split(path: str) -> list[str]:
-    """The components of a relative path, dots among them. Raises `Failed`."""
-    if not path:
-        raise Failed(Errno.NOENT)
-    if path.startswith("/"):
-        raise Failed(Errno.NOTCAPABLE)
-    parts = [part for part in path.split("/") if part]
-    if len(parts) > MAX_DEPTH or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        raise Failed(Errno.NAMETOOLONG)
-    return parts

@@ -9,12 +9,14 @@ from wisp.policy.choices import Abi
 from wisp.sandbox import command, handler
 from wisp.sandbox.arena import Arena
 from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trapped
+from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.handler import EMPTY
 from wisp.sandbox.hosting import Current, link
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.invocation import Invocation
+from wisp.sandbox.outbound import OutboundLine
 from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Outcome, Receipt
@@ -47,15 +49,22 @@ class GuestRunner:
         probe: bool = False,
         files: FileTree | None = None,
         request_id: bytes = b"",
+        outbound: OutboundLine | None = None,
     ) -> tuple[Ending, int]:
         """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates the module and
         looks at its exports, initialises a handler, but runs no program and handles nothing."""
         graphs = Graphs(line)
-        if files is not None:
-            files.begin()
         call = Invocation(
-            number=number, link=function, deadline_ns=deadline_ns, arena=self.arena, inferences=graphs, files=files
+            number=number,
+            link=function,
+            deadline_ns=deadline_ns,
+            arena=self.arena,
+            inferences=graphs,
+            files=files,
+            outbound=outbound,
         )
+        if files is not None:
+            files.begin(now_ns(call, REALTIME))
         program = function.abi == Abi.COMMAND
         result = EMPTY
         trap: Trapped | None = None
@@ -111,7 +120,8 @@ class GuestRunner:
             response=result.inline,
             logs=call.logs.take(),
             lines=call.logs.take_lines(),
-            detail="; ".join(part for part in (detail, *call.refusals) if part),
+            detail="; ".join(part for part in (detail, *map(str, call.refusals)) if part),
+            denials=(*call.refusals, *([] if call.denial is None else [call.denial])),
         )
         return ending, result.segment_bytes
 

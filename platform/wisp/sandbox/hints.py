@@ -18,14 +18,15 @@ def shown_path(names: list[str]) -> str:
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
-def policy_line(names: list[str], *, write: bool, mount: str | None = None) -> str:
-    """For the absolute path of these names. `mount` stands already and lacks the glob; without it the parent directory
-    becomes a mount, or, below the root, the name itself if it looks like a directory's."""
+def policy_line(names: list[str], *, write: bool, mount: str | None = None, source: str = "bundle") -> str:
+    """For the absolute path of these names. `mount` stands already, shows this source and lacks the glob; without it
+    the parent directory becomes a mount, or, below the root, the name itself if it looks like a directory's."""
     if not names:
         return f"files: [{{mount: {DEFAULT_MOUNT}, from: {'scratch' if write else 'bundle'}}}]"
     try:
         if mount is not None:
-            return _bundle(mount, "/".join(names[mount.count("/") :]))
+            line = _bundle(mount, "/".join(names[mount.count("/") :]))
+            return line if source == "bundle" else line.replace("from: bundle", f"from: {source}") + " with its path"
         parent, name = "/" + "/".join(names[:-1]), names[-1]
         if parent == "/":
             if "." in name:

@@ -14,8 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from wisp.policy.capabilities import CAPABILITIES, NN_MODULE, WASI_MODULE
-from wisp.sandbox import capi, nn, wasi
+from wisp.policy.capabilities import CAPABILITIES, NN_MODULE, OWN_MODULE, WASI_MODULE
+from wisp.sandbox import capi, http, nn, wasi
 from wisp.sandbox.invocation import Invocation, Stop
 from wisp.sandbox.memory import BadPointer
 from wisp.wire.outcome import Outcome
@@ -25,6 +25,7 @@ HostFunction = Callable[..., "int | Stop"]
 FRONTS: dict[str, tuple[dict[str, HostFunction], int]] = {
     WASI_MODULE: (wasi.FUNCTIONS, int(wasi.FAULT)),
     NN_MODULE: (nn.FUNCTIONS, int(nn.FAULT)),
+    OWN_MODULE: (http.FUNCTIONS, int(http.FAULT)),
 }
 """Per import module: its functions, and the errno of a bad pointer."""
 

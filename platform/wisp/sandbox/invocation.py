@@ -12,8 +12,9 @@ from wisp.sandbox.arena import Arena
 from wisp.sandbox.descriptors import Descriptors
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.logs import LogBuffer
+from wisp.sandbox.outbound import OutboundLine, Responses
 from wisp.wire.invocations import FunctionLink
-from wisp.wire.outcome import Outcome
+from wisp.wire.outcome import Denial, Outcome
 
 
 class Inferences(Protocol):
@@ -38,7 +39,9 @@ class Invocation:
 
     __slots__ = (
         "arena",
+        "arguments",
         "deadline_ns",
+        "denial",
         "descriptors",
         "detail",
         "environment",
@@ -50,6 +53,7 @@ class Invocation:
         "number",
         "random_draws",
         "refusals",
+        "responses",
         "started_ns",
         "started_real_ns",
         "stopped",
@@ -64,6 +68,7 @@ class Invocation:
         arena: Arena,
         inferences: Inferences,
         files: FileTree | None = None,
+        outbound: OutboundLine | None = None,
     ) -> None:
         """Without `files` there is the empty root."""
         self.number = number
@@ -73,9 +78,15 @@ class Invocation:
         self.inferences = inferences
         self.logs = LogBuffer(link.log_bytes)
         self.descriptors = Descriptors(files or FileTree(), self.logs)
+        self.arguments: list[bytes] = [b"function\0"]
+        """NUL-terminated: the program's name, and no more."""
         self.environment: list[bytes] | None = None
         """NUL-terminated; None is the policy's own."""
-        self.refusals: list[str] = []
+        self.responses = Responses(outbound)
+        self.refusals: list[Denial] = []
+        """Those that did not end it."""
+        self.denial: Denial | None = None
+        """The one that did."""
         self.started_ns = time.monotonic_ns()
         self.started_real_ns = time.time_ns()
         self.random_draws = 0
@@ -104,14 +115,17 @@ class Invocation:
 
     def deny(self, what: str, allow: str) -> Stop:
         """A refused capability; `allow` is the policy line that would grant it."""
-        return self.stop(Outcome.CAPABILITY_DENIED, f"denied: {what}; the policy line that would allow it: {allow}")
+        denial = Denial(what=what, allow=allow)
+        if self.stopped is None:
+            self.denial = denial
+        return self.stop(Outcome.CAPABILITY_DENIED, str(denial))
 
     def refuse(self, what: str, allow: str) -> Stop | None:
         """The same where the policy says `trap`; else the guest gets an errno, and the refusal is noted."""
         if self.link.trap_on_violation:
             return self.deny(what, allow)
         if len(self.refusals) < MAX_REFUSALS:
-            note = f"denied: {what}; the policy line that would allow it: {allow}"
-            if note not in self.refusals:
-                self.refusals.append(note)
+            denial = Denial(what=what, allow=allow)
+            if denial not in self.refusals:
+                self.refusals.append(denial)
         return None

@@ -11,12 +11,14 @@ import json
 import os
 
 from wisp.errors import InvalidFrame
+from wisp.policy.choices import MountSource
 from wisp.sandbox.capi import EngineError, configuration_fingerprint
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.handler import MissingExport
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.mapping import MappedBundle
 from wisp.sandbox.modules import LinkedModules
+from wisp.sandbox.outbound import OutboundLine
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
 from wisp.wire.invocations import (
@@ -31,14 +33,16 @@ from wisp.wire.invocations import (
 )
 from wisp.wire.outcome import Ending
 from wisp.wire.segments import Segment
+from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
 
 class Sandbox:
     """Owns everything of the process but its channel."""
 
-    def __init__(self, channel: Channel, answer: Segment) -> None:
+    def __init__(self, channel: Channel, answer: Segment, outbound: OutboundLine | None = None) -> None:
         self.channel = channel
         self.answer = answer
+        self.outbound = outbound
         self.runner = GuestRunner()
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.line: HostLine | None = None
@@ -46,10 +50,16 @@ class Sandbox:
     def serve(self) -> None:
         """Until the router closes its end."""
         while True:
-            frame = self.channel.receive()
+            frame = self.next()
             if frame is None:
                 return
             self.take(frame)
+
+    def next(self) -> Frame | None:
+        """What came while a guest waited for an outbound request comes first."""
+        if self.outbound is not None and self.outbound.deferred:
+            return self.outbound.deferred.popleft()
+        return self.channel.receive()
 
     def take(self, frame: Frame) -> None:
         if frame.kind in (Kind.INVOKE, Kind.PROBE):
@@ -62,6 +72,8 @@ class Sandbox:
             self.modules.unlink(HANDLE.unpack(frame.payload)[0])
         elif frame.kind == Kind.UNLOAD:
             self.modules.drop(frame.payload.decode())
+        elif frame.kind == Kind.INBOUND:
+            pass  # too late: its guest has ended
         elif frame.kind == Kind.ATTACH:
             self.attach(frame)
         else:
@@ -81,7 +93,9 @@ class Sandbox:
             with Segment(fds.pop(0), writable=False) as segment:
                 payload = bytes(segment.view)
         function = FunctionLink.decode(payload)
-        self.modules.link(function, MappedBundle(fds.pop()) if fds else None)
+        shows_host = any(mount.source == MountSource.HOST for mount in function.files)
+        hosts = MappedBundle(fds.pop()) if shows_host else None
+        self.modules.link(function, MappedBundle(fds.pop()) if fds else None, hosts)
 
     def attach(self, frame: Frame) -> None:
         if self.line is not None:
@@ -136,6 +150,7 @@ class Sandbox:
             probe=probe,
             files=self.modules.files(function.handle),
             request_id=request_id,
+            outbound=self.outbound,
         )
         self.send_result(number, ending, in_segment)
 
@@ -163,8 +178,12 @@ class Sandbox:
 
 def main() -> None:
     channel, options = enter()
-    sandbox = Sandbox(channel, Segment(options["answer_fd"]))
-    channel.send(Kind.READY, json.dumps({"fingerprint": configuration_fingerprint()}).encode())
+    fingerprint = configuration_fingerprint()  # reads the library's version, which no file tells past the walls
+    report = raise_walls(ChildKind.SANDBOX)
+    outbound = OutboundLine(channel, Segment(options["outbound_fd"])) if "outbound_fd" in options else None
+    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound)
+    ready = {"fingerprint": fingerprint, "walls": encode_report(report)}
+    channel.send(Kind.READY, json.dumps(ready).encode())
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()
     gc.freeze()

@@ -52,10 +52,10 @@ class LinkedModules:
             delete_prepared(pointers[1])
             delete_module(pointers[0])
 
-    def link(self, link: FunctionLink, bundle: MappedBundle | None = None) -> None:
-        """Takes the bundle over; `unlink` unmaps it."""
+    def link(self, link: FunctionLink, bundle: MappedBundle | None = None, hosts: MappedBundle | None = None) -> None:
+        """Takes bundle and hosts over; `unlink` unmaps them."""
         self.unlink(link.handle)
-        self._trees[link.handle] = FileTree(link.files, bundle)
+        self._trees[link.handle] = FileTree(link.files, bundle, hosts)
         self._links[link.handle] = link
 
     def unlink(self, handle: int) -> None:

@@ -69,9 +69,7 @@ def load(call: Invocation, builders: int, count: int, encoding: int, target: int
         return Errno.INVALID_ARGUMENT
     pointer, length = memory.read_u32s(call.arena, memory.aligned(builders, 4), 2)
     memory.check(call.arena, pointer, length)
-    if call.link.trap_on_violation:
-        return call.deny("wasi-nn load of model bytes", DENIED_INLINE)
-    return Errno.UNSUPPORTED_OPERATION
+    return call.refuse("wasi-nn load of model bytes", DENIED_INLINE) or Errno.UNSUPPORTED_OPERATION
 
 
 def load_by_name(call: Invocation, pointer: int, length: int, out: int) -> int | Stop:
@@ -89,10 +87,8 @@ def load_by_name(call: Invocation, pointer: int, length: int, out: int) -> int |
                 return Errno.BUSY
             memory.write_u32(call.arena, out, handle)
             return Errno.SUCCESS
-    if call.link.trap_on_violation:
-        shown = ascii(name[:64])
-        return call.deny(f"model {shown}", f"models: [{{name: {shown}, model: …}}]")
-    return Errno.NOT_FOUND
+    shown = ascii(name[:64])
+    return call.refuse(f"model {shown}", f"models: [{{name: {shown}, model: …}}]") or Errno.NOT_FOUND
 
 
 def load_by_name_with_config(

@@ -1,4 +1,4 @@
-"""What stands in a guest's file system: directories, and the three kinds of files behind them.
+"""What stands in a guest's file system: directories, links, and the three kinds of files behind them.
 
 Positions and lengths come checked for their sign, and nothing here knows wasm: `copy_to` gets a host address that its
 caller has checked, for exactly the bytes that it says it copies.
@@ -17,7 +17,7 @@ from wisp.sandbox.preview1 import Errno
 from wisp.wire.invocations import MountLink
 
 MAX_NODES = 1024
-"""Files and directories that one request may make, beside the bytes that its quotas allow."""
+"""Names that one request may make in a mount, beside the bytes that its quotas allow."""
 
 _memmove = ctypes.memmove
 
@@ -32,11 +32,12 @@ class Failed(Exception):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Mount:
-    """A mount and what the current request has used of it."""
+    """A mount and what the current request has used of it. `names`: those of its point."""
 
     link: MountLink
     source: MountSource
     globs: Globs
+    names: tuple[str, ...]
     used_bytes: int = 0
     nodes: int = 0
 
@@ -86,14 +87,14 @@ class LogFile:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ScratchFile:
-    """Lives while it has a name or a descriptor; only then is its room given back."""
+    """Lives while it has a name (`links` counts them) or a descriptor; after that its room is given back."""
 
     inode: int
     mount: Mount
     data: bytearray = field(default_factory=bytearray)
     accessed_ns: int = 0
     modified_ns: int = 0
-    named: bool = True
+    links: int = 1
     opened: int = 0
 
     @property
@@ -124,20 +125,43 @@ class ScratchFile:
             self.data.extend(bytes(size - len(self.data)))
 
     def release(self) -> None:
-        if not self.named and not self.opened:
+        if not self.links and not self.opened:
             self.resize(0)
-            self.mount.nodes -= 1
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Symlink:
+    """`target` is relative; its bytes count like a file's."""
+
+    inode: int
+    mount: Mount
+    target: str
+    accessed_ns: int = 0
+    modified_ns: int = 0
+    links: int = 1
+
+    @property
+    def size(self) -> int:
+        return len(self.target.encode())
+
+    def release(self) -> None:
+        if not self.links:
+            self.mount.take(-self.size)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Directory:
-    """`mount` is what it stands in; None between the mounts. A `fixed` one is part of the grants and stays."""
+    """`mount` is what it stands in; None between the mounts. A `fixed` one is part of the grants and stays. One that
+    was removed is `gone`: descriptors may still lead there, and nothing can be made in it."""
 
     inode: int
     name: str
     parent: Directory | None
     mount: Mount | None
     fixed: bool = True
+    gone: bool = False
+    accessed_ns: int = 0
+    modified_ns: int = 0
     children: dict[str, Node] = field(default_factory=dict)
 
     def names(self) -> list[str]:
@@ -156,5 +180,5 @@ class Directory:
         return directory is other
 
 
-Node = BundleFile | LogFile | ScratchFile | Directory
+Node = BundleFile | LogFile | ScratchFile | Symlink | Directory
 File = BundleFile | LogFile | ScratchFile

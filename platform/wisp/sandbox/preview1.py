@@ -20,6 +20,7 @@ class Errno(IntEnum):
     ILSEQ = 25
     INVAL = 28
     ISDIR = 31
+    LOOP = 32
     MFILE = 33
     NAMETOOLONG = 37
     NOENT = 44
@@ -27,6 +28,7 @@ class Errno(IntEnum):
     NOSYS = 52
     NOTDIR = 54
     NOTEMPTY = 55
+    NOTSOCK = 57
     NOTSUP = 58
     PERM = 63
     ROFS = 69
@@ -39,6 +41,7 @@ class Filetype(IntEnum):
     UNKNOWN = 0
     DIRECTORY = 3
     REGULAR_FILE = 4
+    SYMBOLIC_LINK = 7
 
 
 class Right(IntFlag):
@@ -51,14 +54,32 @@ class Right(IntFlag):
     FD_WRITE = 1 << 6
     FD_ADVISE = 1 << 7
     FD_ALLOCATE = 1 << 8
+    PATH_CREATE_DIRECTORY = 1 << 9
+    PATH_CREATE_FILE = 1 << 10
+    PATH_LINK_SOURCE = 1 << 11
+    PATH_LINK_TARGET = 1 << 12
+    PATH_OPEN = 1 << 13
     FD_READDIR = 1 << 14
+    PATH_READLINK = 1 << 15
+    PATH_RENAME_SOURCE = 1 << 16
+    PATH_RENAME_TARGET = 1 << 17
+    PATH_FILESTAT_GET = 1 << 18
+    PATH_FILESTAT_SET_SIZE = 1 << 19
+    PATH_FILESTAT_SET_TIMES = 1 << 20
     FD_FILESTAT_GET = 1 << 21
     FD_FILESTAT_SET_SIZE = 1 << 22
     FD_FILESTAT_SET_TIMES = 1 << 23
+    PATH_SYMLINK = 1 << 24
+    PATH_REMOVE_DIRECTORY = 1 << 25
+    PATH_UNLINK_FILE = 1 << 26
     POLL_FD_READWRITE = 1 << 27
 
 
 ALL_RIGHTS: Final = (1 << 30) - 1
+
+
+class Lookup(IntFlag):
+    SYMLINK_FOLLOW = 1
 
 
 class Oflag(IntFlag):

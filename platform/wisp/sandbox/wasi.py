@@ -1,8 +1,9 @@
 """WASI preview 1 as wisp gives it: arguments, environment, clocks, randomness and waiting here, files beside it.
 
 Signatures and errnos follow the preview 1 witx (`wasi_snapshot_preview1`). Time and randomness are what the grants say,
-descriptors lead into the virtual file system (`wasi_io`, `wasi_files`). All 46 functions are there, so that a module
-which merely mentions one still links; sockets answer ENOSYS. Functions take raw arguments, unsigned.
+descriptors lead into the virtual file system (`wasi_io`, `wasi_files`, `wasi_paths`). All 46 functions are there, so
+that a module which merely mentions one still links; no descriptor is ever a socket. Functions take raw arguments,
+unsigned.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from wisp.sandbox import memory, wasi_files, wasi_io
+from wisp.sandbox import memory, wasi_files, wasi_io, wasi_paths
 from wisp.sandbox.clocks import COARSE_NS as COARSE_NS
 from wisp.sandbox.clocks import MONOTONIC, REALTIME, THREAD_CPUTIME, now_ns
 from wisp.sandbox.invocation import Invocation, Stop
@@ -59,10 +60,6 @@ def _sizes(call: Invocation, items: list[bytes], count: int, size: int) -> int:
     return Errno.SUCCESS
 
 
-def _arguments(_call: Invocation) -> list[bytes]:
-    return [b"function\0"]
-
-
 def _environment(call: Invocation) -> list[bytes]:
     if call.environment is None:
         call.environment = [f"{name}={value}\0".encode() for name, value in call.link.environment]
@@ -70,11 +67,11 @@ def _environment(call: Invocation) -> list[bytes]:
 
 
 def args_get(call: Invocation, pointers: int, buffer: int) -> int:
-    return _strings(call, _arguments(call), pointers, buffer)
+    return _strings(call, call.arguments, pointers, buffer)
 
 
 def args_sizes_get(call: Invocation, count: int, size: int) -> int:
-    return _sizes(call, _arguments(call), count, size)
+    return _sizes(call, call.arguments, count, size)
 
 
 def environ_get(call: Invocation, pointers: int, buffer: int) -> int:
@@ -101,6 +98,10 @@ def clock_time_get(call: Invocation, clock: int, _precision: int, out: int) -> i
 
 def not_offered(_call: Invocation, *_arguments: int) -> int:
     return Errno.NOSYS
+
+
+def on_no_socket(call: Invocation, fd: int, *_arguments: int) -> int:
+    return Errno.BADF if call.descriptors.get(fd) is None else Errno.NOTSOCK
 
 
 def random_get(call: Invocation, buffer: int, length: int) -> int | Stop:
@@ -166,13 +167,14 @@ FUNCTIONS: dict[str, Callable[..., int | Stop]] = {
     "clock_time_get": clock_time_get,
     **wasi_io.FUNCTIONS,
     **wasi_files.FUNCTIONS,
+    **wasi_paths.FUNCTIONS,
     "poll_oneoff": poll_oneoff,
     "proc_exit": proc_exit,
     "proc_raise": not_offered,
     "random_get": random_get,
     "sched_yield": sched_yield,
-    "sock_accept": not_offered,
-    "sock_recv": not_offered,
-    "sock_send": not_offered,
-    "sock_shutdown": not_offered,
+    "sock_accept": on_no_socket,
+    "sock_recv": on_no_socket,
+    "sock_send": on_no_socket,
+    "sock_shutdown": on_no_socket,
 }

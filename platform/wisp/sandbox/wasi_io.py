@@ -6,10 +6,12 @@ Functions take the invocation and raw arguments, unsigned, and answer an errno.
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable
 from typing import Final
 
 from wisp.sandbox import memory
+from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.descriptors import Open
 from wisp.sandbox.filesystem import Refused
 from wisp.sandbox.invocation import Invocation, Stop
@@ -21,8 +23,15 @@ from wisp.wire.outcome import Outcome
 MAX_IOVECS: Final = 1024
 MAX_OFFSET: Final = 2**63 - 1
 MAX_ADVICE: Final = 5
+APPEND: Final = int(Fdflag.APPEND)
+OFFSETS: Final = int(
+    Right.FD_READ | Right.FD_WRITE | Right.FD_SEEK | Right.FD_TELL | Right.FD_ADVISE | Right.FD_ALLOCATE
+    | Right.FD_FILESTAT_SET_SIZE
+)  # fmt: skip
+"""Rights to a file's content, which a directory never has."""
 READ, WRITE, SEEK, TELL = int(Right.FD_READ), int(Right.FD_WRITE), int(Right.FD_SEEK), int(Right.FD_TELL)
 
+_IOVEC = struct.Struct("<II")
 FileFunction = Callable[..., "int | Stop"]
 
 
@@ -45,6 +54,10 @@ def _iovecs(call: Invocation, pointer: int, count: int) -> list[tuple[int, int]]
     """Checked (pointer, length) pairs. Raises `BadPointer` and `Failed`."""
     if count > MAX_IOVECS:
         raise Failed(Errno.INVAL)
+    if count == 1:  # nearly always
+        start, length = _IOVEC.unpack(memory.read(call.arena, memory.aligned(pointer, 4), _IOVEC.size))
+        memory.check(call.arena, start, length)
+        return [(start, length)]
     numbers = memory.read_u32s(call.arena, memory.aligned(pointer, 4), 2 * count)
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     for start, length in pairs:
@@ -52,35 +65,39 @@ def _iovecs(call: Invocation, pointer: int, count: int) -> list[tuple[int, int]]
     return pairs
 
 
-def _granted(call: Invocation, fd: int, right: int) -> Open:
+def granted(call: Invocation, fd: int, right: int) -> Open:
     """Raises `Failed` for a descriptor that is not open, or not for this."""
     opened = call.descriptors.require(fd)
+    right = int(right)  # arithmetic on enumerations is ten times as slow
     if not opened.rights & right:
-        raise Failed(Errno.SPIPE if right & (SEEK | TELL) and _is_stream(opened) else Errno.BADF)
+        if right & (SEEK | TELL) and _is_stream(opened):
+            raise Failed(Errno.SPIPE)
+        # Not open for reading or writing is a bad descriptor to every C library.
+        raise Failed(Errno.BADF if right & OFFSETS else Errno.NOTCAPABLE)
     return opened
 
 
 def _is_stream(opened: Open) -> bool:
-    return isinstance(opened.behind, Input | Output | Log)
+    return isinstance(opened.behind, (Input, Output, Log))
 
 
 @over_files
 def fd_write(call: Invocation, fd: int, iovecs: int, count: int, written: int) -> int | Stop:
-    opened = _granted(call, fd, WRITE)
+    opened = granted(call, fd, WRITE)
     at = None
     if isinstance(opened.behind, ScratchFile):
-        at = opened.behind.size if opened.flags & Fdflag.APPEND else opened.position
+        at = opened.behind.size if opened.flags & APPEND else opened.position
     total = _write(call, opened, iovecs, count, written, at)
     if isinstance(total, Stop):
         return total
-    if isinstance(opened.behind, ScratchFile | LogFile):
+    if isinstance(opened.behind, (ScratchFile, LogFile)):
         opened.position = total + (opened.position if at is None else at)
     return Errno.SUCCESS
 
 
 @over_files
 def fd_pwrite(call: Invocation, fd: int, iovecs: int, count: int, offset: int, written: int) -> int | Stop:
-    opened = _granted(call, fd, WRITE)
+    opened = granted(call, fd, WRITE)
     if _is_stream(opened):
         return Errno.SPIPE
     if offset > MAX_OFFSET:
@@ -116,7 +133,7 @@ def _take(call: Invocation, opened: Open, start: int, length: int, at: int, *, b
             )
         behind.data += memory.view(call.arena, start, length)
         return length
-    if isinstance(behind, Log | LogFile):
+    if isinstance(behind, (Log, LogFile)):
         kept = memory.read(call.arena, start, min(length, call.logs.room))
         if isinstance(behind, LogFile):
             return behind.write(call.logs, kept, length)
@@ -129,6 +146,7 @@ def _take(call: Invocation, opened: Open, start: int, length: int, at: int, *, b
             raise Failed(Errno.NOSPC)
         taken = min(length, room)
         if taken:
+            behind.modified_ns = now_ns(call, REALTIME)
             behind.write(at, memory.read(call.arena, start, taken))
         return taken
     raise Failed(Errno.BADF)
@@ -136,14 +154,14 @@ def _take(call: Invocation, opened: Open, start: int, length: int, at: int, *, b
 
 @over_files
 def fd_read(call: Invocation, fd: int, iovecs: int, count: int, read: int) -> int | Stop:
-    opened = _granted(call, fd, READ)
+    opened = granted(call, fd, READ)
     opened.position += _read(call, opened, iovecs, count, read, opened.position)
     return Errno.SUCCESS
 
 
 @over_files
 def fd_pread(call: Invocation, fd: int, iovecs: int, count: int, offset: int, read: int) -> int | Stop:
-    opened = _granted(call, fd, READ)
+    opened = granted(call, fd, READ)
     if _is_stream(opened):
         return Errno.SPIPE
     _read(call, opened, iovecs, count, read, offset)
@@ -159,7 +177,7 @@ def _read(call: Invocation, opened: Open, iovecs: int, count: int, read: int, po
             got = len(piece)
             if got:
                 memory.view(call.arena, start, got)[:] = piece
-        elif isinstance(behind, BundleFile | ScratchFile | LogFile):
+        elif isinstance(behind, (BundleFile, ScratchFile, LogFile)):
             got = behind.copy_to(memory.check(call.arena, start, length), position + total, length)
         else:
             raise Failed(Errno.BADF)
@@ -185,9 +203,9 @@ def fd_renumber(call: Invocation, fd: int, to: int) -> int | Stop:
 @over_files
 def fd_seek(call: Invocation, fd: int, offset: int, whence: int, out: int) -> int | Stop:
     # Where one is may be asked with the right to tell alone.
-    opened = _granted(call, fd, SEEK | TELL if offset == 0 and whence == Whence.CUR else SEEK)
+    opened = granted(call, fd, SEEK | TELL if offset == 0 and whence == Whence.CUR else SEEK)
     behind = opened.behind
-    if not isinstance(behind, BundleFile | ScratchFile | LogFile) or whence > Whence.END:
+    if not isinstance(behind, (BundleFile, ScratchFile, LogFile)) or whence > Whence.END:
         return Errno.INVAL
     origin = (0, opened.position, behind.size)[whence]
     target = origin + (offset - 2**64 if offset > MAX_OFFSET else offset)
@@ -200,38 +218,45 @@ def fd_seek(call: Invocation, fd: int, offset: int, whence: int, out: int) -> in
 
 @over_files
 def fd_tell(call: Invocation, fd: int, out: int) -> int | Stop:
-    memory.write_u64(call.arena, memory.aligned(out, 8), _granted(call, fd, TELL).position)
+    memory.write_u64(call.arena, memory.aligned(out, 8), granted(call, fd, TELL).position)
     return Errno.SUCCESS
 
 
 @over_files
-def fd_advise(call: Invocation, fd: int, _offset: int, _length: int, advice: int) -> int | Stop:
+def fd_advise(call: Invocation, fd: int, offset: int, length: int, advice: int) -> int | Stop:
     if _is_stream(call.descriptors.require(fd)):
         return Errno.SPIPE
-    _granted(call, fd, Right.FD_ADVISE)
-    return Errno.SUCCESS if advice <= MAX_ADVICE else Errno.INVAL
+    granted(call, fd, Right.FD_ADVISE)
+    return Errno.SUCCESS if advice <= MAX_ADVICE and offset + length <= MAX_OFFSET else Errno.INVAL
 
 
 @over_files
 def fd_sync(call: Invocation, fd: int) -> int | Stop:
-    call.descriptors.require(fd)
+    granted(call, fd, Right.FD_SYNC)
+    return Errno.SUCCESS
+
+
+@over_files
+def fd_datasync(call: Invocation, fd: int) -> int | Stop:
+    granted(call, fd, Right.FD_DATASYNC)
     return Errno.SUCCESS
 
 
 @over_files
 def fd_filestat_set_size(call: Invocation, fd: int, size: int) -> int | Stop:
-    behind = _granted(call, fd, Right.FD_FILESTAT_SET_SIZE).behind
+    behind = granted(call, fd, Right.FD_FILESTAT_SET_SIZE).behind
     if not isinstance(behind, ScratchFile):
         return Errno.INVAL
     if size > MAX_OFFSET:
         return Errno.INVAL
     behind.resize(size)
+    behind.modified_ns = now_ns(call, REALTIME)
     return Errno.SUCCESS
 
 
 @over_files
 def fd_allocate(call: Invocation, fd: int, offset: int, length: int) -> int | Stop:
-    behind = _granted(call, fd, Right.FD_ALLOCATE).behind
+    behind = granted(call, fd, Right.FD_ALLOCATE).behind
     if not isinstance(behind, ScratchFile) or not length:
         return Errno.INVAL
     if offset + length > MAX_OFFSET:
@@ -245,7 +270,7 @@ FUNCTIONS: dict[str, FileFunction] = {
     "fd_advise": fd_advise,
     "fd_allocate": fd_allocate,
     "fd_close": fd_close,
-    "fd_datasync": fd_sync,
+    "fd_datasync": fd_datasync,
     "fd_filestat_set_size": fd_filestat_set_size,
     "fd_pread": fd_pread,
     "fd_pwrite": fd_pwrite,

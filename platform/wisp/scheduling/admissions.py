@@ -7,8 +7,10 @@ from pathlib import Path
 
 from wisp.errors import Fault, InvalidFrame, InvalidModel
 from wisp.scheduling.conversation import ChildSilent, Conversation
+from wisp.scheduling.walls import WallWatch
 from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, decode_verdict
 from wisp.wire.confinement import Limits
+from wisp.wire.walls import ChildKind
 
 CPU_S = 20
 WALL_S = 60.0
@@ -23,19 +25,14 @@ def refusal(reason: str) -> InvalidModel:
 class Admissions:
     """At most `concurrent` at a time; the others wait."""
 
-    def __init__(self, *, empty_directory: Path, concurrent: int = 1) -> None:
+    def __init__(self, *, empty_directory: Path, concurrent: int = 1, walls: WallWatch | None = None) -> None:
         self._empty_directory = empty_directory
+        self._walls = WallWatch() if walls is None else walls
         self._free = asyncio.Semaphore(concurrent)
 
     async def judge(self, model_fd: int, terms: Terms) -> ModelFacts:
         """What the model takes and gives. Raises `InvalidModel` with the reason."""
-        limits = Limits(address_space_bytes=ADDRESS_SPACE_BYTES, cpu_s=CPU_S, open_files=64)
-        async with (
-            self._free,
-            Conversation(
-                "wisp.inference.admission", limits=limits, wall_s=WALL_S, empty_directory=self._empty_directory
-            ) as child,
-        ):
+        async with self._free, self._converse() as child:
             try:
                 frame = await child.ask(Kind.JUDGE, terms.encode(), (model_fd,))
             except ChildSilent as error:
@@ -46,3 +43,19 @@ class Admissions:
         if isinstance(verdict, Refusal):
             raise refusal(verdict.reason)
         return verdict
+
+    def _converse(self) -> Conversation:
+        return Conversation(
+            "wisp.inference.admission",
+            kind=ChildKind.ADMISSION,
+            ready=Kind.READY,
+            limits=Limits(address_space_bytes=ADDRESS_SPACE_BYTES, cpu_s=CPU_S, open_files=64),
+            wall_s=WALL_S,
+            empty_directory=self._empty_directory,
+            walls=self._walls,
+        )
+
+    async def probe(self) -> None:
+        """Starts a child and ends it, so that its walls are known. Raises `ChildLost` if it does not start."""
+        async with self._converse() as child:
+            await child.ready()

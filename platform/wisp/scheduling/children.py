@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import struct
 import subprocess
@@ -129,6 +130,10 @@ class Child:
         async with asyncio.timeout(REAP_S):
             while (code := self._process.poll()) is None:  # noqa: ASYNC110 - no event tells of a process's end
                 await asyncio.sleep(0.005)
+        if code == -signal.SIGSYS:
+            log.error(
+                "%s, process %d, made a system call that no child needs, and was ended for it", self.module, self.pid
+            )
         return code
 
     async def reaped(self) -> int:

@@ -10,16 +10,19 @@ from pathlib import Path
 
 from wisp.errors import Fault, InvalidFrame, InvalidModule
 from wisp.scheduling.conversation import ChildSilent, Conversation
+from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame
 from wisp.wire.compilations import LENGTH, MAX_FACTS_BYTES, Kind
 from wisp.wire.confinement import Limits
 from wisp.wire.segments import Segment
+from wisp.wire.walls import ChildKind
 
 OUTPUT_BYTES = 256 * 1024 * 1024
 """Of address space, not memory: the most that compiled code may take."""
 WALL_FACTOR = 3
 """Wall time per allowed second of CPU, on a machine that is busy with requests."""
 WALL_EXTRA_S = 5.0
+PROBE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,9 @@ class Compilation:
 class Compilers:
     """At most `concurrent` at a time, so that uploads cannot take the machine; the others wait."""
 
-    def __init__(self, *, empty_directory: Path, concurrent: int = 1) -> None:
+    def __init__(self, *, empty_directory: Path, concurrent: int = 1, walls: WallWatch | None = None) -> None:
         self._empty_directory = empty_directory
+        self._walls = WallWatch() if walls is None else walls
         self._free = asyncio.Semaphore(concurrent)
 
     @asynccontextmanager
@@ -82,10 +86,21 @@ class Compilers:
         wall_s = limits.cpu_s * WALL_FACTOR + WALL_EXTRA_S
         async with self._free:
             with Segment.create("compiled", OUTPUT_BYTES) as output:
-                async with Conversation(
-                    "wisp.sandbox.compiler",
-                    limits=confinement,
-                    wall_s=wall_s,
-                    empty_directory=self._empty_directory,
-                ) as child:
+                async with self._converse(confinement, wall_s) as child:
                     yield Compilation(child, output)
+
+    def _converse(self, limits: Limits, wall_s: float) -> Conversation:
+        return Conversation(
+            "wisp.sandbox.compiler",
+            kind=ChildKind.COMPILER,
+            ready=Kind.READY,
+            limits=limits,
+            wall_s=wall_s,
+            empty_directory=self._empty_directory,
+            walls=self._walls,
+        )
+
+    async def probe(self) -> None:
+        """Starts a child and ends it, so that its walls are known. Raises `ChildLost` if it does not start."""
+        async with self._converse(Limits(open_files=32), PROBE_S) as child:
+            await child.ready()

@@ -14,13 +14,15 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from wisp.errors import ChildLost, ModelLoading
+from wisp.errors import ChildLost, ModelLoading, WispError
 from wisp.names import Digest
 from wisp.scheduling.children import Child
+from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
 from wisp.wire.confinement import Limits
 from wisp.wire.inferences import CLOSE, HANDLE, OPEN, SLOT, Binding, Kind
 from wisp.wire.segments import create_fixed
+from wisp.wire.walls import ChildKind
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,16 @@ class InferenceHost:
     """One host process and its successors."""
 
     def __init__(
-        self, *, empty_directory: Path, threads: int, open_model: OpenModel, on_lost: Callable[[], None]
+        self,
+        *,
+        empty_directory: Path,
+        threads: int,
+        open_model: OpenModel,
+        on_lost: Callable[[], None],
+        walls: WallWatch | None = None,
     ) -> None:
         self._empty_directory = empty_directory
+        self._walls = WallWatch() if walls is None else walls
         self._threads = threads
         self._open_model = open_model
         self._on_lost = on_lost
@@ -50,6 +59,7 @@ class InferenceHost:
         self._stopping = False
         self._loaded: set[Digest] = set()
         self._loading: dict[Digest, asyncio.Future[str]] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._bound: set[int] = set()
         self._delay_s = FIRST_DELAY_S
         self.restarts = 0
@@ -85,6 +95,7 @@ class InferenceHost:
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.READY:
+            self._walls.note(ChildKind.INFERENCE, frame.payload)
             self._ready.set()
             self._delay_s = FIRST_DELAY_S
         elif frame.kind == Kind.LOADED:
@@ -125,29 +136,37 @@ class InferenceHost:
                 for digest in digests:
                     if digest not in self._loaded:
                         await self._ready.wait()
-                        reason = await asyncio.shield(await self._load(digest))
+                        reason = await asyncio.shield(self._load(digest))
                         if reason:
                             raise ModelLoading("a model that this function uses does not load; its operator was told")
         except (TimeoutError, ChildLost) as error:
             raise ModelLoading("a model that this function uses is still being loaded; try again") from error
 
-    async def _load(self, digest: Digest) -> asyncio.Future[str]:
+    def _load(self, digest: Digest) -> asyncio.Future[str]:
+        """Resolves to the reason why it does not load, or to nothing. The load belongs to none of those who wait for
+        it: one that leaves takes nothing from the others."""
         waiting = self._loading.get(digest)
         if waiting is None:
-            waiting = self._loading[digest] = asyncio.get_running_loop().create_future()
-            try:
-                fd = await self._open_model(digest)
-                try:
-                    self._send(Kind.LOAD, json.dumps({"digest": digest, "bytes": os.fstat(fd).st_size}).encode(), (fd,))
-                finally:
-                    os.close(fd)
-            except BaseException:
-                if self._loading.get(digest) is waiting:
-                    del self._loading[digest]
-                if not waiting.done():
-                    waiting.cancel()
-                raise
+            loop = asyncio.get_running_loop()
+            waiting = self._loading[digest] = loop.create_future()
+            sending = loop.create_task(self._send_load(digest, waiting))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
         return waiting
+
+    async def _send_load(self, digest: Digest, waiting: asyncio.Future[str]) -> None:
+        try:
+            fd = await self._open_model(digest)
+            try:
+                self._send(Kind.LOAD, json.dumps({"digest": digest, "bytes": os.fstat(fd).st_size}).encode(), (fd,))
+            finally:
+                os.close(fd)
+        except WispError as error:
+            if self._loading.get(digest) is waiting:
+                del self._loading[digest]
+            if not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # there may be nobody left to ask
 
     def unload(self, digest: Digest) -> None:
         if digest in self._loaded:

@@ -1,5 +1,6 @@
 """The frames to and from the short-lived child that judges one uploaded model.
 
+    child → router   READY    JSON {walls}, before it has read anything
     router → child   JUDGE    JSON `Terms` + 1 read-only descriptor (file or frozen segment) with the model
     child → router   VERDICT  JSON {ok: true, inputs, outputs, memory_bytes} or {ok: false, reason}
 
@@ -25,6 +26,7 @@ MAX_DIM = 2**32 - 1
 class Kind(IntEnum):
     JUDGE = 1
     VERDICT = 2
+    READY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
-"""A version's bundle as one frozen segment: where each file lies, then their bytes, one after another.
+"""Read-only files as one frozen segment: where each lies, then their bytes, one after another.
 
     u32   bytes of the index
     JSON  [[path, offset, length], …], offsets counted from the end of this index
     …     the files' bytes
 
-The router packs it from blobs that it has checked; a sandbox maps it and reads from the mapping. It may trust what the
-router wrote and checks the ranges all the same: they become addresses.
+The router packs it from a version's blobs, which it has checked, or from the operator's files that a function mounts
+(`scheduling.hostfiles`); a sandbox maps it and reads from the mapping. It may trust what the router wrote and checks
+the ranges all the same: they become addresses.
 """
 
 from __future__ import annotations

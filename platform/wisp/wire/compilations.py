@@ -1,5 +1,6 @@
 """The frames between the router and a compile child, which reads one module, reports its facts, and compiles it.
 
+child → router   READY    JSON {walls}, before it has read anything
 router → child   READ     max module bytes u64 + the module (read-only file) + output segment
 child → router   FACTS    bytes u64: that much JSON stands at the start of the output segment
 router → child   COMPILE  (empty): the facts were admitted
@@ -23,3 +24,4 @@ class Kind(IntEnum):
     COMPILE = 3
     CODE = 4
     REFUSED = 5
+    READY = 6

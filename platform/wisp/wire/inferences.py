@@ -11,7 +11,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
                        UNBIND  handle u32
                        OPEN    `OPEN`: slot, handle, invocation, deadline
                        CLOSE   `CLOSE`: slot, invocation; cancels what the slot still infers
-    host → router      READY   JSON {}
+    host → router      READY   JSON {walls}
                        LOADED  JSON {digest, ok, error, load_ms}
     sandbox → host     COMPUTE `COMPUTE_HEAD`, then that many packed tensors (`wire.tensors`)
     host → sandbox     DONE    `DONE_HEAD`, then that many packed tensors

@@ -7,30 +7,41 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                        UNLOAD  digest
                        LINK    JSON `FunctionLink`; no payload, then 1 frozen segment with it, if it outgrows a frame
                                + 1 frozen segment (`wire.bundles`) where a mount shows the bundle
+                               + 1 of the same kind where mounts show directories of the host: the content of all of
+                               them, each path behind the number of its mount; sent again when it has changed
                        UNLINK  handle u32
                        ATTACH  JSON {} + socket + tensor segment: the way to the inference host
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
-    sandbox → router   READY   JSON {fingerprint}: what compiled code must have been made for
-                       RESULT  `RESULT_HEAD`, detail, response and logs (inline, or both in the answer segment)
+    sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls}
+                       RESULT  `RESULT_HEAD`, detail, denials, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
+    both               OUTBOUND, INBOUND: see `wire.outbound`
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
 from wisp.errors import InvalidFrame
-from wisp.wire.outcome import CODES, NUMBERS, Ending, Receipt, one_line
+from wisp.wire.outcome import CODES, NUMBERS, Denial, Ending, Receipt, one_line
 from wisp.wire.tensors import ElementType, TensorSpec
 
 INLINE_BYTES = 60 * 1024
 """Message bytes that travel inside a frame; above that they go by segment."""
 MAX_DETAIL_BYTES = 1024
+MAX_TOLD_BYTES = 3500
+"""Of detail and denials together: with an inline message they must fit a frame."""
+MAX_DENIALS = 5
+"""Of one invocation: those that were only an errno, and one that ended it."""
+MAX_DENIAL_CHARS = 240
+"""Of what was tried, and again of the policy line."""
+DENIAL_SEPARATOR, FIELD_SEPARATOR = "\x1e", "\x1f"
+"""Behind the detail stands each denial; neither character is left in their texts."""
 MAX_NUMBER = 2**63 - 1
 """Of anything that a receipt counts: what comes after (Redis, protocol buffers) counts in signed 64 bits."""
 
@@ -46,6 +57,8 @@ class Kind(IntEnum):
     INVOKE = 8
     RESULT = 9
     FAILED = 10
+    OUTBOUND = 11
+    INBOUND = 12
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
@@ -71,7 +84,8 @@ class ModelLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountLink:
-    """A mount as one function has it. `allow`: globs, for a bundle; `quota_bytes`: for scratch, else 0."""
+    """A mount as one function has it. `allow`: globs, for a bundle or a host's directory; `quota_bytes`: for scratch,
+    else 0."""
 
     mount: str
     source: str
@@ -91,7 +105,7 @@ class FunctionLink:
     memory_bytes: int
     response_bytes: int
     log_bytes: int
-    environment: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...] = field(repr=False)
     models: tuple[ModelLink, ...]
     clock: str
     random: str
@@ -125,7 +139,11 @@ def _model(fields: dict[str, Any]) -> ModelLink:
 def encode_result(invocation: int, ending: Ending, in_segment: int | None = None) -> bytes:
     """With `in_segment` that many bytes of response lie at the start of the answer segment, the logs right behind."""
     receipt = ending.receipt
-    detail = ending.detail.encode("utf-8", "replace")[:MAX_DETAIL_BYTES]
+    detail = one_line(ending.detail).encode("utf-8", "replace")[:MAX_DETAIL_BYTES]
+    for denial in ending.denials[:MAX_DENIALS]:
+        texts = (one_line(text)[:MAX_DENIAL_CHARS] for text in (denial.what, denial.allow))
+        detail += f"{DENIAL_SEPARATOR}{FIELD_SEPARATOR.join(texts)}".encode("utf-8", "replace")
+    detail = detail[:MAX_TOLD_BYTES]
     head = RESULT_HEAD.pack(
         invocation,
         NUMBERS[ending.outcome],
@@ -167,7 +185,8 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     at = RESULT_HEAD.size + detail_bytes
     if at > len(payload):
         raise InvalidFrame("a result whose detail passes its end")
-    detail = one_line(payload[RESULT_HEAD.size : at].decode("utf-8", "replace"))
+    detail, *told = payload[RESULT_HEAD.size : at].decode("utf-8", "replace").split(DENIAL_SEPARATOR, MAX_DENIALS)
+    denials = tuple(_denial(text) for text in told)
     source = answer if in_segment else memoryview(payload)[at:]
     if line_bytes > log_bytes or response_bytes + log_bytes > len(source):
         raise InvalidFrame("a result whose response passes its end")
@@ -186,5 +205,11 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     logs = bytes(source[response_bytes : response_bytes + log_bytes])
     split = log_bytes - line_bytes
     return invocation, Ending(
-        outcome=outcome, receipt=receipt, response=response, logs=logs[:split], lines=logs[split:], detail=detail
-    )
+        outcome=outcome, receipt=receipt, response=response, logs=logs[:split], lines=logs[split:],
+        detail=one_line(detail), denials=denials,
+    )  # fmt: skip
+
+
+def _denial(text: str) -> Denial:
+    what, _, allow = text.partition(FIELD_SEPARATOR)
+    return Denial(what=one_line(what)[:MAX_DENIAL_CHARS], allow=one_line(allow)[:MAX_DENIAL_CHARS])

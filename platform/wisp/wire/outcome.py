@@ -47,11 +47,23 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """A capability that a guest tried to use and that was refused; `allow` is the policy line that would grant it."""
+
+    what: str
+    allow: str
+
+    def __str__(self) -> str:
+        return f"denied: {self.what}; the policy line that would allow it: {self.allow}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """Everything that a sandbox tells of one invocation.
 
     `response` is an encoded exchange response (empty unless the outcome is ok), `logs` what the guest wrote to its
     standard error, `lines` what it wrote to log mounts, `detail` one line for the tenant's log (never for the caller).
+    `denials`: what was refused, whether it ended the guest or gave it an errno; `detail` has them as text too.
     """
 
     outcome: Outcome
@@ -60,6 +72,7 @@ class Ending:
     logs: bytes
     detail: str
     lines: bytes = b""
+    denials: tuple[Denial, ...] = ()
 
 
 def one_line(text: str) -> str:

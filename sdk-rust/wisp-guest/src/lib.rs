@@ -15,15 +15,18 @@
 //! Models that the policy grants are opened by name with [`nn::Graph::load_by_name`]. What a guest prints to standard
 //! error becomes the function's log; environment variables are those of its policy.
 //!
+//! [`http::fetch`] asks the hosts that the policy allows.
+//!
 //! A new instance answers each request, so nothing that a guest keeps in a `static` is there for the next one.
 //!
 //! Natively (for a handler's own unit tests) everything builds; [`nn`] then answers
-//! [`NnError::UnsupportedOperation`](nn::NnError::UnsupportedOperation).
+//! [`NnError::UnsupportedOperation`](nn::NnError::UnsupportedOperation), and [`http::fetch`] that nothing is reachable.
 
 #![deny(missing_docs)]
 
 mod codec;
 pub mod exchange;
+pub mod http;
 pub mod nn;
 mod query;
 #[doc(hidden)]

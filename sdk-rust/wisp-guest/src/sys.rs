@@ -1,4 +1,4 @@
-//! Where the guest touches the machine: the exports that the platform calls, the wasi-nn imports, and the views of
+//! Where the guest touches the machine: the exports that the platform calls, the imports of wasi-nn and of the platform's own, and the views of
 //! numbers as bytes. All `unsafe` of the SDK is in this file; guests need none of their own.
 #![allow(unsafe_code)]
 
@@ -231,6 +231,44 @@ pub fn get_output(context: u32, index: u32, buffer: &mut [u8]) -> (u32, usize) {
     // SAFETY: pointer and length are those of `buffer`, and `written` is a u32 to write.
     let errno = unsafe { ephemeral::get_output(context, index, buffer.as_mut_ptr(), buffer.len(), &mut written) };
     (errno, written as usize)
+}
+
+#[cfg(target_family = "wasm")]
+mod own {
+    #[link(wasm_import_module = "wisp")]
+    unsafe extern "C" {
+        pub fn http_send(request: *const u8, len: usize, response: *mut u32) -> u32;
+        pub fn http_response_size(response: u32, size: *mut u32) -> u32;
+        pub fn http_response_read(response: u32, buffer: *mut u8, room: usize) -> u32;
+    }
+}
+
+/// Natively nobody makes requests: every call answers 4, unreachable.
+#[cfg(not(target_family = "wasm"))]
+#[allow(clippy::missing_safety_doc)]
+mod own {
+    pub unsafe fn http_send(_: *const u8, _: usize, _: *mut u32) -> u32 {
+        4
+    }
+    pub unsafe fn http_response_size(_: u32, _: *mut u32) -> u32 {
+        4
+    }
+    pub unsafe fn http_response_read(_: u32, _: *mut u8, _: usize) -> u32 {
+        4
+    }
+}
+
+/// One outbound request: the encoded answer, or the errno.
+pub fn http_exchange(request: &[u8]) -> Result<Vec<u8>, u32> {
+    let (mut response, mut size) = (0, 0);
+    // SAFETY: pointer and length are those of `request`, and `response` is a u32 to write.
+    done(unsafe { own::http_send(request.as_ptr(), request.len(), &mut response) })?;
+    // SAFETY: `size` is a u32 to write.
+    done(unsafe { own::http_response_size(response, &mut size) })?;
+    let mut answer = vec![0; size as usize];
+    // SAFETY: pointer and length are those of `answer`.
+    done(unsafe { own::http_response_read(response, answer.as_mut_ptr(), answer.len()) })?;
+    Ok(answer)
 }
 
 fn done(errno: u32) -> Result<(), u32> {

@@ -1,0 +1,335 @@
+"""One slot of the pool: a sandbox process and its successors, what it has loaded, and the one guest that runs in it.
+
+What a sandbox has loaded is decided here, so that the router always knows which module it must send along. A guest that
+overruns its deadline, or whose caller has gone, ends with its process; the slot starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from wisp.errors import ChildLost, InvalidFrame
+from wisp.names import Digest, TenantName
+from wisp.scheduling.bundlecache import BundleSegment
+from wisp.scheduling.children import Child
+from wisp.scheduling.codecache import CodeSegment
+from wisp.scheduling.hosts import TENSOR_BYTES
+from wisp.wire.channel import MAX_FRAME_BYTES, Frame
+from wisp.wire.confinement import Limits
+from wisp.wire.inferences import Binding
+from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
+from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
+from wisp.wire.outcome import Ending, Outcome, Receipt
+from wisp.wire.segments import Segment, clear, create_frozen
+from wisp.wire.walls import ChildKind
+
+if TYPE_CHECKING:
+    from wisp.scheduling.sandboxes import Sandboxes
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 0.25
+"""Past the deadline, before the process is killed: for a host call to notice, and for the answer to be copied."""
+ABANDON_S = 0.05
+"""How long a guest whose caller has gone may go on before its process is killed."""
+MAX_MODULES = 64
+"""Modules that one sandbox keeps linked."""
+FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
+DATA_BYTES = 1024 * 1024 * 1024
+"""RLIMIT_DATA of a sandbox: Python, the engine, and one guest's memory at its ceiling."""
+
+
+class Outbound(Protocol):
+    """One invocation's way out."""
+
+    async def fetch(self, message: bytes, deadline_ns: int) -> Inbound: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
+    `bundle` and `hosts` are there where a mount shows them."""
+
+    tenant: TenantName
+    link: FunctionLink
+    binding: Binding | None
+    models: tuple[Digest, ...]
+    code: CodeSegment
+    head: bytes
+    body: bytes
+    body_segment: tuple[int, ...]
+    body_bytes: int
+    timeout_ns: int
+    request_id: bytes = b""
+    bundle: BundleSegment | None = None
+    hosts: BundleSegment | None = None
+    probe: bool = False
+    outbound: Outbound | None = None
+    """None: nothing is reachable."""
+
+
+class Sandbox:
+    """One slot of the pool and the process that fills it at present."""
+
+    def __init__(self, pool: Sandboxes, slot: int) -> None:
+        self._pool = pool
+        self.slot = slot
+        self._answer = Segment.create("answer", pool.answer_bytes)
+        self._outbound = Segment.create("outbound", pool.answer_bytes)
+        self._outbound_bytes = 0
+        """What may lie in it of the invocation that runs."""
+        self._fetching: asyncio.Task[None] | None = None
+        self._child: Child | None = None
+        self._modules: OrderedDict[str, dict[int, BundleSegment | None]] = OrderedDict()
+        """Linked handles by module, each with the content of the host's directories that it was linked with."""
+        self._tensors: int | None = None
+        """The tensor segment that this sandbox and the inference host share; None until a guest infers."""
+        self._tensors_of: TenantName | None = None
+        self._running: asyncio.Future[Ending] | None = None
+        self._job: Job | None = None
+        self._number = 0
+        self._deadline_ns = 0
+        self._overrun: asyncio.TimerHandle | None = None
+        self._delay_s = FIRST_DELAY_S
+        self.ready = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None and self._child.alive else None
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None
+
+    def has(self, link: FunctionLink) -> bool:
+        return link.module in self._modules
+
+    def spawn(self) -> None:
+        if self._pool.stopping:
+            return
+        self._child = Child(
+            "wisp.sandbox.main",
+            limits=Limits(data_bytes=DATA_BYTES),
+            empty_directory=self._pool.empty_directory,
+            on_frame=self._take,
+            on_end=self._note_end,
+            fds={"answer_fd": self._answer.fd, "outbound_fd": self._outbound.fd},
+        )
+
+    def start(self, job: Job, number: int) -> asyncio.Future[Ending]:
+        """Sends the job; the future resolves to its ending, or to `ChildLost`. Raises `ChildLost` at once if the
+        process is gone."""
+        assert self._child is not None
+        assert self._running is None
+        child = self._child
+        deadline_ns = time.monotonic_ns() + job.timeout_ns
+        self._bring(child, job)
+        if job.binding is not None:
+            # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
+            with contextlib.suppress(ChildLost):
+                self._open_inference(child, job, job.binding, number, deadline_ns)
+        kind = Kind.PROBE if job.probe else Kind.INVOKE
+        payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
+        child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
+        loop = asyncio.get_running_loop()
+        self._running, self._job, self._number = loop.create_future(), job, number
+        self._deadline_ns = deadline_ns
+        self._overrun = loop.call_later(job.timeout_ns / 1e9 + GRACE_S, self._kill_overrun, number)
+        return self._running
+
+    def _bring(self, child: Child, job: Job) -> None:
+        """Whatever of the job the process does not have yet."""
+        link = job.link
+        handles = self._modules.get(link.module)
+        if handles is None:
+            while len(self._modules) >= MAX_MODULES:
+                digest, former = self._modules.popitem(last=False)
+                child.send(Kind.UNLOAD, digest.encode())
+                for handle in former:
+                    child.send(Kind.UNLINK, HANDLE.pack(handle))
+            child.send(Kind.MODULE, link.module.encode(), (job.code.fd,))
+            handles = self._modules[link.module] = {}
+        self._modules.move_to_end(link.module)
+        if link.handle not in handles or handles[link.handle] is not job.hosts:
+            self._link(child, link, tuple(shown.fd for shown in (job.bundle, job.hosts) if shown is not None))
+            handles[link.handle] = job.hosts
+
+    def _link(self, child: Child, link: FunctionLink, fds: tuple[int, ...]) -> None:
+        payload = link.encode()
+        if len(payload) < MAX_FRAME_BYTES:
+            child.send(Kind.LINK, payload, fds)
+            return
+        own = create_frozen("link", [payload])
+        try:
+            child.send(Kind.LINK, b"", (own, *fds))
+        finally:
+            os.close(own)
+
+    def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
+        if self._tensors is None:
+            socket_fd, self._tensors = self._pool.host.attach(self.slot)
+            try:
+                child.send(Kind.ATTACH, b"{}", (socket_fd, self._tensors))
+            finally:
+                os.close(socket_fd)
+        elif self._tensors_of != job.tenant:
+            clear(self._tensors, TENSOR_BYTES)
+        self._tensors_of = job.tenant
+        self._pool.host.open(self.slot, number, binding, deadline_ns)
+
+    def detach(self) -> None:
+        """The next guest that infers gets a new line: the host was replaced, or may still be writing to the old one."""
+        if self._tensors is not None:
+            os.close(self._tensors)
+            self._tensors = None
+
+    def forget(self, link: FunctionLink) -> None:
+        handles = self._modules.get(link.module)
+        if handles is None or link.handle not in handles or self._child is None:
+            return
+        with contextlib.suppress(ChildLost):  # its successor starts with nothing loaded
+            handles.pop(link.handle, None)
+            self._child.send(Kind.UNLINK, HANDLE.pack(link.handle))
+            if not handles:
+                del self._modules[link.module]
+                self._child.send(Kind.UNLOAD, link.module.encode())
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == Kind.RESULT:
+            number, ending = decode_result(frame.payload, self._answer.view)
+            if self._running is None or number != self._number:
+                raise InvalidFrame(f"a result for invocation {number}, which is not running")
+            if (used := len(ending.response) + len(ending.logs)) > INLINE_BYTES:
+                self._answer.clear(used)
+            if ending.outcome is Outcome.INFERENCE_TIMEOUT:
+                self.detach()
+            self._finish(ending)
+        elif frame.kind == Kind.OUTBOUND:
+            self._start_fetching(frame.payload)
+        elif frame.kind == Kind.FAILED:
+            reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
+            log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
+            self._finish(ChildLost("the function could not be run; its operator was told"))
+        elif frame.kind == Kind.READY and not self.ready:
+            fingerprint = str(self._pool.walls.note(ChildKind.SANDBOX, frame.payload)["fingerprint"])
+            self.ready = True
+            self._delay_s = FIRST_DELAY_S
+            self._pool.note_ready(self, fingerprint)
+        else:
+            raise InvalidFrame(f"frame kind {frame.kind} from a sandbox")
+
+    def _start_fetching(self, payload: bytes) -> None:
+        """The guest waits meanwhile, so there is one at a time. Raises `InvalidFrame`."""
+        number, sequence, in_segment, length = OUTBOUND_HEAD.unpack_from(payload)
+        busy = self._fetching is not None and not self._fetching.done()
+        if self._running is None or self._job is None or number != self._number or busy:
+            raise InvalidFrame(f"an outbound request for invocation {number}")
+        message = take(in_segment, length, payload[OUTBOUND_HEAD.size :], self._outbound.view)
+        if in_segment:
+            self._outbound_bytes = max(self._outbound_bytes, length)
+        self._fetching = asyncio.get_running_loop().create_task(self._fetch(self._job, number, sequence, message))
+        self._fetching.add_done_callback(self._note_fetched)
+
+    async def _fetch(self, job: Job, number: int, sequence: int, message: bytes) -> None:
+        answer = Inbound(status=Status.UNREACHABLE)
+        if job.outbound is not None:
+            answer = await job.outbound.fetch(message, self._deadline_ns)
+        try:
+            in_segment, inline = place(answer.content, self._outbound.view)
+        except ValueError:
+            answer, in_segment, inline = Inbound(status=Status.TOO_LARGE), False, b""
+        length = len(answer.content)
+        if in_segment:
+            self._outbound_bytes = max(self._outbound_bytes, length)
+        if self._child is not None:
+            head = INBOUND_HEAD.pack(number, sequence, answer.status, in_segment, length)
+            self._child.send(Kind.INBOUND, b"".join((head, inline)))
+
+    def _note_fetched(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ChildLost):
+            log.error("an outbound request failed by a defect", exc_info=error)
+            self.kill("its outbound request could not be answered")
+
+    def _stop_fetching(self) -> None:
+        """The guest has ended: nobody waits for the answer, and nothing of it stays."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            self._fetching = None
+        if self._outbound_bytes:
+            self._outbound.clear(self._outbound_bytes)
+            self._outbound_bytes = 0
+
+    def _finish(self, result: Ending | ChildLost) -> None:
+        self._stop_fetching()
+        future, job = self._running, self._job
+        self._running = self._job = None
+        if self._overrun is not None:
+            self._overrun.cancel()
+            self._overrun = None
+        if job is not None and job.binding is not None:
+            with contextlib.suppress(ChildLost):
+                self._pool.host.close(self.slot, self._number)
+        if future is not None and not future.done():
+            if isinstance(result, ChildLost):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        self._pool.release(self)
+
+    def _kill_overrun(self, number: int) -> None:
+        """The guest, or a host call in it, did not stop at its deadline."""
+        if self._running is not None and self._number == number and self._job is not None:
+            self._pool.kills += 1
+            timeout_ns = self._job.timeout_ns
+            receipt = Receipt(cpu_ns=timeout_ns, guest_ns=timeout_ns)
+            detail = "the guest did not stop at its deadline; its process was ended"
+            running, self._running = self._running, None
+            if not running.done():
+                running.set_result(
+                    Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail)
+                )
+            self.kill("a guest overran its deadline")
+
+    def abandon(self, number: int) -> None:
+        """The caller is gone: the guest may end by itself within a moment, else it is ended."""
+        asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
+
+    def _kill_abandoned(self, number: int) -> None:
+        if self._running is not None and self._number == number:
+            self.kill("its caller went away")
+
+    def kill(self, reason: str) -> None:
+        if self._child is not None:
+            self._child.kill(reason)
+
+    def _note_end(self, reason: str) -> None:
+        was_ready, self.ready = self.ready, False
+        self._modules.clear()
+        self.detach()
+        self._answer.clear(self._answer.size_bytes)
+        self._outbound.clear(self._outbound.size_bytes)
+        self._finish(ChildLost("the process that ran this request died; try again"))
+        if self._pool.stopping:
+            return
+        log.warning("sandbox %d ended (%s)", self.slot, reason)
+        self._pool.note_lost(self)
+        delay_s = 0.0 if was_ready else self._delay_s
+        if not was_ready:
+            self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
+        asyncio.get_running_loop().call_later(delay_s, self.spawn)
+
+    async def stop(self) -> None:
+        if self._child is not None:
+            self._child.kill("the platform stops")
+            await self._child.reaped()
+        self.detach()
+        self._answer.close()
+        self._outbound.close()

@@ -1,0 +1,19 @@
+;; Opens files until there are no numbers left, then goes on a hundred thousand times.
+;; expect: ok
+;; scratch: 1048576
+(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (data (i32.const 8192) "tmp/f")
+  (func $must (param $got i32) (param $want i32)
+    (if (i32.ne (local.get $got) (local.get $want)) (then unreachable)))
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64) (local $errno i32) (local $count i32)
+    (loop $more
+      (br_if $more (i32.eqz (local.tee $errno (call $open (i32.const 3) (i32.const 1) (i32.const 8192) (i32.const 5) (i32.const 1) (i64.const 66) (i64.const -1) (i32.const 0) (i32.const 1024)))))
+      (call $must (local.get $errno) (i32.const 33)))
+    (loop $again
+      (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8192) (i32.const 5) (i32.const 1) (i64.const 66) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 33))
+      (br_if $again (i32.lt_u (local.tee $count (i32.add (local.get $count) (i32.const 1))) (i32.const 100000))))
+    (i64.const 68719476748)))

@@ -1,0 +1,24 @@
+;; Climbs out of its root by every spelling of two dots.
+;; expect: ok
+;; scratch: 1048576
+(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (data (i32.const 8192) "../etc/passwd")
+  (data (i32.const 8208) "tmp/../../etc/passwd")
+  (data (i32.const 8232) "/etc/passwd")
+  (data (i32.const 8248) "tmp/./..//../proc/self/environ")
+  (data (i32.const 8288) "..\00/etc")
+  (data (i32.const 8300) "\c0\ae\c0\ae/etc")
+  (func $must (param $got i32) (param $want i32)
+    (if (i32.ne (local.get $got) (local.get $want)) (then unreachable)))
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8192) (i32.const 13) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 76))
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8208) (i32.const 20) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 76))
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8232) (i32.const 11) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 76))
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8248) (i32.const 30) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 76))
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8288) (i32.const 7) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 28))
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8300) (i32.const 8) (i32.const 0) (i64.const 2) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 25))
+    (i64.const 68719476748)))

@@ -1,0 +1,28 @@
+;; Truncates, allocates, seeks and writes at the ends of 63 and 64 bits.
+;; expect: ok
+;; scratch: 1048576
+(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_set_size" (func $fd_filestat_set_size (param i32 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_allocate" (func $fd_allocate (param i32 i64 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_pwrite" (func $fd_pwrite (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_seek" (func $fd_seek (param i32 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
+  (data (i32.const 8192) "tmp/f")
+  (data (i32.const 512) "\00\00\00\00\00\00\01\00")
+  (func $must (param $got i32) (param $want i32)
+    (if (i32.ne (local.get $got) (local.get $want)) (then unreachable)))
+  (func (export "wisp_alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "wisp_handle") (param $ptr i32) (param $len i32) (result i64)
+    (call $must (call $open (i32.const 3) (i32.const 1) (i32.const 8192) (i32.const 5) (i32.const 1) (i64.const 0x4001ff) (i64.const -1) (i32.const 0) (i32.const 1024)) (i32.const 0))
+    (call $must (call $fd_filestat_set_size (i32.const 4) (i64.const 0x7fffffffffffffff)) (i32.const 51))
+    (call $must (call $fd_filestat_set_size (i32.const 4) (i64.const 0x8000000000000000)) (i32.const 28))
+    (call $must (call $fd_filestat_set_size (i32.const 4) (i64.const -1)) (i32.const 28))
+    (call $must (call $fd_allocate (i32.const 4) (i64.const -1) (i64.const -1)) (i32.const 22))
+    (call $must (call $fd_allocate (i32.const 4) (i64.const 1) (i64.const 0x7ffffffffffffffe)) (i32.const 51))
+    (call $must (call $fd_pwrite (i32.const 4) (i32.const 512) (i32.const 1) (i64.const 0x7fffffffffffffff) (i32.const 1024)) (i32.const 51))
+    (call $must (call $fd_pwrite (i32.const 4) (i32.const 512) (i32.const 1) (i64.const -1) (i32.const 1024)) (i32.const 28))
+    (call $must (call $fd_seek (i32.const 4) (i64.const 0x7fffffffffffffff) (i32.const 0) (i32.const 1024)) (i32.const 0))
+    (call $must (call $fd_seek (i32.const 4) (i64.const 1) (i32.const 1) (i32.const 1024)) (i32.const 28))
+    (i64.const 68719476748)))
