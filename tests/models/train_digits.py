@@ -1,6 +1,6 @@
 """Trains the digits model of the tenant acme and writes it with twenty held-out samples.
 
-    python tests/models/train_digits.py        (needs the extra `models`: scikit-learn, pillow)
+    python tests/models/train_digits.py        (needs the extras `dev` and `models`)
 
 Data: scikit-learn's 8x8 handwritten digits (1,797 images, 16 grey levels). A quarter is held out. The model is a
 two-layer perceptron in ONNX, written by hand: input `image` f32[N,1,8,8] from 0 to 1, output `logits` f32[N,10].
