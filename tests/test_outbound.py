@@ -13,10 +13,10 @@ import pytest
 
 from egress_hosts import answer, host
 from platforms import OPERATOR_KEY, REPOSITORY, Reply, Tenancy
-from wisp.egress.outbound import MAX_REQUESTS
 from wisp.errors import ExceedsCeiling, InvalidModule
 from wisp.names import parse_function
 from wisp.node import Node
+from wisp.policy.hostrules import DEFAULT_REQUESTS
 from wisp.settings import Settings
 from wisp.wire.outcome import Outcome
 
@@ -26,6 +26,9 @@ LARGE = bytes(range(256)) * 1024
 OPEN = ("allowed_outbound_hosts: []", 'allowed_outbound_hosts: ["*://*:*"]')
 UNBLOCKED = ("blocked_networks: [private]", "blocked_networks: []")
 
+ROOMY = ("logs: 256Ki}", "logs: 256Ki, outbound_requests: 64}")
+READ_ONLY = 'allowed_outbound_hosts: [{host: "*://*:*", methods: [GET]}]'
+
 Open = Callable[..., AbstractAsyncContextManager[Tenancy]]
 
 
@@ -34,12 +37,17 @@ def policy(port: int | str, *lines: str, name: str = "127.0.0.1") -> bytes:
     return "\n".join([*said, ""]).encode()
 
 
+def policy_of_methods(port: int, methods: str, *lines: str) -> bytes:
+    entry = f'allowed_outbound_hosts: [{{host: "http://127.0.0.1:{port}", methods: [{methods}]}}]'
+    return "\n".join(["wisp: 1", "abi: handler", entry, *lines, ""]).encode()
+
+
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """A tenant of a node whose ceiling differs from the shipped one by these replacements."""
 
     @asynccontextmanager
-    async def start(*changes: tuple[str, str]) -> AsyncIterator[Tenancy]:
+    async def start(*changes: tuple[str, str], in_class: tuple[str, str] = ("", "")) -> AsyncIterator[Tenancy]:
         policies = tmp_path / "policies"
         shutil.copytree(REPOSITORY / "policies", policies)
         ceiling = (policies / "ceiling.yaml").read_text()
@@ -47,6 +55,9 @@ def opened(tmp_path: Path) -> Open:
             assert old in ceiling
             ceiling = ceiling.replace(old, new)
         (policies / "ceiling.yaml").write_text(ceiling)
+        standard = policies / "class-standard.yaml"
+        assert in_class[0] in standard.read_text()
+        standard.write_text(standard.read_text().replace(*in_class, 1))
         flags = {"data_dir": str(tmp_path / "data"), "workers": "1", "policies": str(policies)}
         async with Node(Settings.load(flags, environ={"WISP_OPERATOR_KEY": OPERATOR_KEY})) as node:
             yield await Tenancy.create(node, "acme", "standard")
@@ -117,10 +128,77 @@ async def test_what_goes_wrong_is_an_errno(opened: Open, url: str, error: str) -
 async def test_requests_are_counted(opened: Open) -> None:
     async with opened(OPEN, UNBLOCKED) as acme, host({"/": answer()}) as asked:
         await acme.deploy("go", FETCH, policy(asked.port))
-        reply = await go(acme, f"{asked.url}/", times=str(MAX_REQUESTS + 1))
-        assert reply.body == f"Exhausted after {MAX_REQUESTS}".encode()
-        assert len(asked.heads) == MAX_REQUESTS
+        reply = await go(acme, f"{asked.url}/", times=str(DEFAULT_REQUESTS + 1))
+        assert reply.body == f"Exhausted after {DEFAULT_REQUESTS}".encode()
+        assert len(asked.heads) == DEFAULT_REQUESTS
         assert (await go(acme, f"{asked.url}/")).status == 200
+
+
+@pytest.mark.parametrize("budget", [0, 3, 12])
+async def test_the_budget_of_requests_is_the_policys(opened: Open, budget: int) -> None:
+    roomy = ("logs: 64Ki}", "logs: 64Ki, outbound_requests: 64}")
+    async with opened(OPEN, UNBLOCKED, ROOMY, in_class=roomy) as acme, host({"/": answer()}) as asked:
+        await acme.deploy("go", FETCH, policy(asked.port, f"limits: {{outbound_requests: {budget}}}"))
+        reply = await go(acme, f"{asked.url}/", times=str(budget + 1))
+        assert reply.body == f"Exhausted after {budget}".encode()
+        assert len(asked.heads) == budget
+
+
+async def test_the_ceiling_bounds_the_budget_of_requests(opened: Open) -> None:
+    async with opened(OPEN, UNBLOCKED) as acme:
+        with pytest.raises(ExceedsCeiling, match=r"limits\.outbound_requests asks for 9"):
+            await acme.deploy("go", FETCH, policy(80, "limits: {outbound_requests: 9}"))
+
+
+async def test_a_method_that_is_not_granted_is_a_denial(opened: Open) -> None:
+    async with opened(OPEN, UNBLOCKED) as acme, host({"/": answer()}) as asked:
+        await acme.deploy("go", FETCH, policy_of_methods(asked.port, "GET, POST"))
+        assert (await go(acme, f"{asked.url}/", method="POST")).status == 200
+        assert (await go(acme, f"{asked.url}/", method="DELETE")).outcome is Outcome.CAPABILITY_DENIED
+        (event,) = acme.node.denials.events(acme.name, GO)
+        assert event.denial.what == f"DELETE {asked.url}"
+        assert event.denial.allow == f'allowed_outbound_hosts: [{{host: "{asked.url}", methods: [DELETE]}}]'
+        assert event.capability == "allowed_outbound_hosts"
+        await acme.deploy("go", FETCH, policy_of_methods(asked.port, "GET, POST", "on_violation: errno"))
+        soft = await go(acme, f"{asked.url}/", method="PUT")
+        assert (soft.outcome, soft.body) == (Outcome.OK, b"Denied after 0")
+        await acme.deploy("go", FETCH, f"wisp: 1\nabi: handler\n{event.denial.allow}\n".encode())
+        assert (await go(acme, f"{asked.url}/", method="DELETE")).status == 200
+        assert [head[0].split()[0] for head in asked.heads] == ["post", "delete"]
+
+
+async def test_a_ceiling_of_methods_refuses_what_asks_for_more(opened: Open) -> None:
+    async with opened(("allowed_outbound_hosts: []", READ_ONLY), UNBLOCKED) as acme, host({"/": answer()}) as asked:
+        with pytest.raises(
+            ExceedsCeiling, match=r"allowed_outbound_hosts\[0\].methods asks for GET, POST.* allows GET"
+        ):
+            await acme.deploy("go", FETCH, policy_of_methods(asked.port, "GET, POST"))
+        await acme.deploy("go", FETCH, policy_of_methods(asked.port, "GET"))
+        assert (await go(acme, f"{asked.url}/")).status == 200
+
+
+async def test_a_lowered_ceiling_narrows_methods_and_budget_on_the_next_request(opened: Open) -> None:
+    async with opened(OPEN, UNBLOCKED) as acme, host({"/": answer()}) as asked:
+        await acme.deploy("go", FETCH, policy(asked.port))
+        assert (await go(acme, f"{asked.url}/", method="PUT", times="3")).status == 200
+        path = acme.node.settings.policies
+        assert path is not None
+        ceiling = Path(path) / "ceiling.yaml"
+        lowered = (
+            ceiling.read_text()
+            .replace(OPEN[1], READ_ONLY)
+            .replace("logs: 256Ki}", "logs: 256Ki, outbound_requests: 2}")
+        )
+        former = acme.node.ceilings
+        ceiling.write_text(lowered)
+        async with asyncio.timeout(20):
+            while acme.node.ceilings is former:
+                await asyncio.sleep(0.05)
+        assert (await go(acme, f"{asked.url}/", times="3")).body == b"Exhausted after 2"
+        assert (await go(acme, f"{asked.url}/", method="PUT")).outcome is Outcome.CAPABILITY_DENIED
+        (event,) = acme.node.denials.events(acme.name, GO)
+        assert event.denial.allow == f'allowed_outbound_hosts: [{{host: "{asked.url}", methods: [PUT]}}]'
+        assert len(asked.heads) == 5
 
 
 async def test_a_host_that_is_not_listed_is_a_denial(opened: Open) -> None:

@@ -74,6 +74,29 @@ async def test_of_many_addresses_only_those_that_may_be_are_tried() -> None:
     await egress.close()
 
 
+async def test_a_method_is_judged_before_any_name_is_looked_up() -> None:
+    told = Told()
+    egress = Egress(ByteBudget(100), resolver=told)
+    somewhere = HostRule(pattern=parse_host_pattern("https://*.example"), methods=(Method.GET, Method.PUT))
+    terms = Terms(hosts=(somewhere,), blocked_networks=(), body_bytes=100, max_requests=3)
+    requests, deadline_ns = egress.open(terms), time.monotonic_ns() + 5 * 10**9
+
+    async def send(method: bytes, url: bytes) -> Inbound:
+        return await requests.fetch(encode_request_head(method, url, b"", ()), deadline_ns)
+
+    denied = await send(b"POST", b"https://api.example/x?y")
+    assert denied.denial.what == "POST https://api.example:443"
+    assert denied.denial.allow == 'allowed_outbound_hosts: [{host: "https://api.example:443", methods: [POST]}]'
+    assert (await send(b"GET", b"https://api.org/")).denial.allow == 'allowed_outbound_hosts: ["https://api.org:443"]'
+    for method in (b"CONNECT", b"TRACE", b"get"):
+        assert (await send(method, b"https://api.example/")).status is Status.INVALID
+    assert (await send(b"POST", b"https://api.example/")).status is Status.DENIED
+    exhausted = await send(b"GET", b"https://api.example/")
+    assert (exhausted.status, b"limits.outbound_requests" in exhausted.content) == (Status.EXHAUSTED, True)
+    assert told.asked == []
+    await egress.close()
+
+
 async def test_a_body_that_the_node_has_no_room_for_is_given_up_and_given_back() -> None:
     budget = ByteBudget(100)
     egress = Egress(budget)

@@ -16,6 +16,7 @@ from wisp.policy.ceilings import Ceilings
         ("files: [{mount: /a, from: scratch, quota: 1Gi}]", False),
         ("inline_models: true", False),
         ("allowed_outbound_hosts: ['https://a.org:443']", False),
+        ('allowed_outbound_hosts: [{host: "https://a.org:443", methods: [PUT]}]', False),
         ("limits: {fuel: 900G}", False),
         ("blocked_networks: []", None),
         ("the operator's blocked_networks", None),

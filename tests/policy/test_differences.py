@@ -66,6 +66,26 @@ def test_a_policys_entries_go_by_their_names_wherever_they_stand() -> None:
     ]
 
 
+def test_methods_and_the_request_budget_come_and_go() -> None:
+    before = parse_policy(
+        POLICY + b"allowed_outbound_hosts: ['https://a.org', {host: 'https://b.org', methods: [GET]}]\n"
+    )
+    after = parse_policy(
+        POLICY + b"allowed_outbound_hosts: [{host: 'https://a.org', methods: [GET, HEAD, POST, PUT, PATCH, DELETE]},\n"
+        b"  {host: 'https://b.org', methods: [PUT]}, {host: 'https://c.org', methods: [GET]}]\n"
+    )
+    assert rows(document_changes(before, after)) == [
+        ("allowed_outbound_hosts[https://a.org:443].methods[OPTIONS]", "OPTIONS", None, "loses"),
+        ("allowed_outbound_hosts[https://b.org:443].methods[GET]", "GET", None, "loses"),
+        ("allowed_outbound_hosts[https://b.org:443].methods[PUT]", None, "PUT", "gains"),
+        ("allowed_outbound_hosts[https://c.org:443]", None, '{host: "https://c.org:443", methods: [GET]}', "gains"),
+    ]
+    lower = SHIPPED.texts["ceiling"].replace(b"limits: {", b"limits: {outbound_requests: 4, ")
+    assert rows(document_changes(SHIPPED.ceiling, parse_ceiling(lower))) == [
+        ("limits.outbound_requests", "8", "4", "loses")
+    ]
+
+
 def test_what_is_neither_more_nor_less() -> None:
     before = parse_policy(POLICY + b"limits: {fuel: 1G}\nenvironment: {timeout: a}\n")
     after = parse_policy(POLICY + b"environment: {timeout: b}\naccess: public\non_violation: errno\n")

@@ -114,6 +114,8 @@ def test_json_reads_back(policy: Policy, tenant_class: TenantClass, ceiling: Cei
         (("secrets",), [1]),
         (("secrets",), ["S"] * 1001),
         (("allowed_outbound_hosts",), ["a.org"]),
+        (("allowed_outbound_hosts",), [{"host": "https://a.org:443", "methods": ["TRACE"]}]),
+        (("limits", "outbound_requests"), 65),
         (("clock",), "fine"),
         (("clock",), None),
         (("concurrency", "max_inflight"), 0),

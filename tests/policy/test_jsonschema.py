@@ -33,6 +33,16 @@ def test_a_schema_is_closed_and_has_every_key(schema: dict[str, Any], kind: type
     assert not [node for node in nodes(schema) if node.get("type") == "null"]
 
 
+@pytest.mark.parametrize("schema", [json_schema("policy"), json_schema("ceiling")], ids=["policy", "ceiling"])
+def test_an_outbound_host_is_text_or_a_mapping(schema: dict[str, Any]) -> None:
+    text, mapping = schema["$defs"]["OutboundHost"]["anyOf"]
+    assert text == {"type": "string"}
+    assert mapping["required"] == ["host"]
+    assert schema["$defs"]["Method"]["enum"] == ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    limits = schema["$defs"]["PolicyLimits" if "PolicyLimits" in schema["$defs"] else "Limits"]
+    assert limits["properties"]["outbound_requests"]["maximum"] == 64
+
+
 def test_it_speaks_of_documents_and_not_of_what_is_made_of_them() -> None:
     definitions = json_schema("policy")["$defs"]
     assert "from" in definitions["Mount"]["properties"]

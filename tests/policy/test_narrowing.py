@@ -209,7 +209,8 @@ def test_methods_and_the_request_budget_narrow(free: tuple[TenantClass, Ceiling]
         .texts["ceiling"]
         .replace(
             b"allowed_outbound_hosts: []",
-            b"allowed_outbound_hosts: [{host: 'https://*', methods: [DELETE, GET]}, {host: 'https://c.org', methods: [PUT]}]",
+            b"allowed_outbound_hosts: [{host: 'https://*', methods: [DELETE, GET]}, "
+            b"{host: 'https://c.org', methods: [PUT]}]",
         )
     )
     ceiling, policy = parse_ceiling(text), parse_policy(METHODS_POLICY)

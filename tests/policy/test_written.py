@@ -41,6 +41,17 @@ def test_a_class_reads_back(tenant_class: TenantClass) -> None:
     assert parse_class(text_of(bounded)) == bounded
 
 
+def test_a_host_is_text_where_every_method_is_allowed() -> None:
+    policy = parse_policy(
+        b"wisp: 1\nabi: handler\n"
+        b"allowed_outbound_hosts: ['https://a.org', {host: 'https://b.org', methods: [PUT, GET]}]\n"
+    )
+    assert written(policy.allowed_outbound_hosts) == [
+        "https://a.org:443",
+        {"host": "https://b.org:443", "methods": ["GET", "PUT"]},
+    ]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [

@@ -43,8 +43,6 @@ def _message(detail: Any, path: Path, root: type[Section]) -> str:
         return _unknown(str(path[-1]), _section(root, path[:-1]))
     if kind == "too_long":
         return f"expected at most {context['max_length']} entries"
-    if kind == "too_short":
-        return "expected at least one entry"
     expected = str(context["error"]) if kind == "value_error" else _EXPECTED.get(kind, "expected something else")
     return f"{expected}, not {shown(detail['input'])}"
 

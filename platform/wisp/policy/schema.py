@@ -6,23 +6,21 @@ an absent list is an empty one, and an empty list allows nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    ModelWrapValidatorHandler,
     PrivateAttr,
-    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from wisp.policy import fields as f
-from wisp.policy.choices import Access, Clock, OnViolation, Random, Target
+from wisp.policy.choices import Access, Clock, Method, OnViolation, Random, Target
 from wisp.policy.document import Positions
 from wisp.policy.hostrules import DEFAULT_REQUESTS, METHODS, HostRule, in_order
 from wisp.policy.hosts import parse_host_pattern
@@ -81,30 +79,39 @@ class Mount(Section):
     quota: f.Scratch | None = Field(None, description="from: scratch only; left out: the ceiling's")
 
 
+def _some(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    """Not by a least length: to pydantic, a list of nothing but wrong words is too short besides."""
+    if not methods:
+        raise ValueError("expected at least one method")
+    return in_order(methods)
+
+
 class OutboundHost(Section):
     """Where requests may go: a host pattern alone, for every method, or a mapping that says which methods."""
 
     host: f.Host
-    methods: Annotated[
-        tuple[f.MethodWord, ...], Field(min_length=1, max_length=len(METHODS)), AfterValidator(in_order)
-    ] = METHODS
+    methods: Annotated[tuple[f.MethodWord, ...], Field(max_length=len(METHODS)), AfterValidator(_some)] = METHODS
 
     @property
     def rule(self) -> HostRule:
         return HostRule(pattern=self.host, methods=self.methods)
 
-    @model_validator(mode="wrap")
     @classmethod
-    def _from_text(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if type(value) is str:
-            return cls.model_construct(host=parse_host_pattern(value), methods=METHODS)
-        if isinstance(value, dict | cls):
-            return handler(value)
-        raise ValueError("expected text, or a mapping of host and methods")
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"anyOf": [{"type": "string"}, handler(core_schema)]}
+
+
+def _host_entry(value: object) -> object:
+    if type(value) is str:
+        return OutboundHost.model_construct(host=parse_host_pattern(value), methods=METHODS)
+    if type(value) not in (dict, OutboundHost):
+        raise ValueError("expected text, or a mapping of host and methods")
+    return value
+
+
+OutboundHosts = Annotated[
+    tuple[Annotated[OutboundHost, BeforeValidator(_host_entry)], ...], Field(max_length=f.MAX_HOSTS)
+]
 
 
 class ConcurrencyLimits(Section):
@@ -129,7 +136,7 @@ class Policy(Section):
     files: Annotated[tuple[Mount, ...], Field(max_length=f.MAX_MOUNTS)] = ()
     environment: Annotated[dict[f.Variable, f.VariableValue], Field(max_length=f.MAX_VARIABLES)] = {}
     secrets: Annotated[tuple[f.Variable, ...], Field(max_length=f.MAX_VARIABLES)] = ()
-    allowed_outbound_hosts: Annotated[tuple[OutboundHost, ...], Field(max_length=f.MAX_HOSTS)] = ()
+    allowed_outbound_hosts: OutboundHosts = ()
     clock: f.ClockWord | None = Field(None, description="left out: coarse, or the ceiling's if that is less")
     random: f.RandomWord = Random.REAL
     on_violation: f.ViolationWord = OnViolation.TRAP
@@ -181,7 +188,7 @@ class Ceiling(Section):
     compile: CompileLimits
     models: ModelCeiling = ModelCeiling()
     files: FileCeiling = FileCeiling()
-    allowed_outbound_hosts: Annotated[tuple[OutboundHost, ...], Field(max_length=f.MAX_HOSTS)] = ()
+    allowed_outbound_hosts: OutboundHosts = ()
     blocked_networks: Annotated[tuple[f.Network, ...], Field(max_length=f.MAX_HOSTS)] = ("private",)
     clock: f.ClockWord = Clock.COARSE
 
