@@ -101,6 +101,7 @@ class Bench:
         self.modules.add(function.module, create_frozen("code", [code]))
         self.modules.link(function)
         found, prepared = self.modules.function(function.handle)
+        files = self.modules.files(function.handle)
         head = encode_request_head(b"POST", b"/", b"name=ada", ((b"host", b"localhost"),))
 
         def once() -> None:
@@ -108,7 +109,7 @@ class Bench:
             before(deadline_ns)
             ending, _ = self.runner.run(
                 number=1, function=found, prepared=prepared, deadline_ns=deadline_ns, head=head, body=body, line=line,
-                answer=self.answer.view,
+                answer=self.answer.view, files=files,
             )  # fmt: skip
             assert ending.outcome is Outcome.OK, ending
 
