@@ -1,5 +1,6 @@
 """The rules that carry the isolation (ARCHITECTURE.md) and are the whole platform's; those of one room stand beside it
-under the same names: 1, 2, 3 and 9 in tests/sandbox/test_rules.py, 7 and 8 in tests/sandbox and tests/scheduling."""
+under the same names: 1, 2, 3 and 9 in tests/sandbox/test_rules.py, 4 in tests/policy, 7 and 8 in
+tests/sandbox."""
 
 from __future__ import annotations
 

@@ -168,11 +168,6 @@ class InferenceHost:
                 waiting.set_exception(error)
                 waiting.exception()  # there may be nobody left to ask
 
-    def unload(self, digest: Digest) -> None:
-        if digest in self._loaded:
-            self._loaded.discard(digest)
-            self._send(Kind.UNLOAD, digest.encode())
-
     def _send(self, kind: int, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         if self._child is None:
             raise ChildLost("the inference host is not running")
