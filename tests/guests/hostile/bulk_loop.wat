@@ -1,7 +1,7 @@
 ;; Fills memory for ever: each fill is one instruction.
 ;; expect: deadline_exceeded
 ;; fuel: 4611686018427387904
-;; timeout-ms: 80
+;; timeout-ms: 20
 (module
   (memory (export "memory") 256)
   (data (i32.const 16) "\01\00\00\00\c8\00\00\00\00\00\00\00")
