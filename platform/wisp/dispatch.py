@@ -20,15 +20,14 @@ from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.denials import Denials
 from wisp.egress.outbound import Egress, Terms
-from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, Suspended, TooManyInflight, Unauthorized
+from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, NotFound, Suspended, TooManyInflight, Unauthorized
 from wisp.hostmounts import HostStore
 from wisp.names import FunctionName, RequestId, TenantName
-from wisp.plans import Plan, Plans
+from wisp.plans import Plan, Plans, Route, choose
 from wisp.policy.ceilings import Ceilings
-from wisp.policy.choices import Access
 from wisp.policy.grants import Grants
 from wisp.registry.memory import UNKNOWN
-from wisp.registry.records import Entry, Key
+from wisp.registry.records import Entry, Key, Role
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.bodies import RequestBody
@@ -88,6 +87,15 @@ def _is_utf8(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _check_pin(key: Key | None, pin: int) -> None:
+    if key is None:
+        raise Unauthorized("Wisp-Version takes a deploy key of this tenant: Authorization: Bearer <key>")
+    if key.role is not Role.DEPLOY:
+        raise Forbidden("Wisp-Version takes a deploy key")
+    if pin < 1:
+        raise InvalidRequest("Wisp-Version is the number of one version")
 
 
 class Answer:
@@ -154,33 +162,59 @@ class Dispatcher:
         if plan.binding is not None:
             self._host.unbind(plan.link.handle)
 
-    async def resolve(self, tenant: TenantName, function: FunctionName, secret: str | None) -> Target:
-        """Raises, in this order, `Unauthorized`, `Forbidden`, `FunctionNotFound`, `Suspended`; `RegistryUnavailable`
-        for what is not in memory while Redis is away."""
+    async def resolve(
+        self,
+        tenant: TenantName,
+        function: FunctionName,
+        secret: str | None,
+        headers: Headers = (),
+        pin: int | None = None,
+    ) -> Target:
+        """`headers`: the request's, for a choice among versions that follows one of them; `pin`: the version that the
+        caller asks for by its number.
+
+        Raises, in this order, `Unauthorized`, `Forbidden`, `FunctionNotFound`, `NotFound` for a pinned version,
+        `Suspended`; `RegistryUnavailable` for what is not in memory while Redis is away.
+        """
         key = await self._key(secret)
         if key is not None:
             if key.tenant != tenant or (key.functions is not None and function not in key.functions):
                 raise Forbidden("this key is not for that function")
         elif secret is not None and self._is_operator(secret):
             raise Forbidden("the operator's key invokes no functions; use one of the tenant's")
+        if pin is not None:
+            _check_pin(key, pin)
         entry = await self._entry(tenant, function)
         if key is None:
-            plan = self._public_plan(entry)
-            if plan is None:
+            route = self._public_route(entry)
+            if route is None:
                 raise Unauthorized("a key of this tenant is needed: Authorization: Bearer <key>")
         elif entry is None:
             raise FunctionNotFound("there is no such function")
+        elif pin is not None:
+            route = self._plans.get(await self._pinned(entry, pin), self._ceilings())
         else:
-            plan = self._plans.get(entry, self._ceilings())
-        if plan.entry.tenant.suspended or plan.entry.function.suspended:
+            route = self._plans.get(entry, self._ceilings())
+        if route.entry.tenant.suspended or route.entry.function.suspended:
             raise Suspended("the function is suspended")
+        plan = route.plans[0] if route.traffic is None else choose(route, route.traffic, key, headers)
         return Target(tenant=tenant, function=function, plan=plan)
 
-    def _public_plan(self, entry: Entry | None) -> Plan | None:
+    def _public_route(self, entry: Entry | None) -> Route | None:
         if entry is None or entry.version is None:
             return None
-        plan = self._plans.get(entry, self._ceilings())
-        return plan if plan.grants.access is Access.PUBLIC else None
+        route = self._plans.get(entry, self._ceilings())
+        return route if route.public else None
+
+    async def _pinned(self, entry: Entry, number: int) -> Entry:
+        """Raises `NotFound` for a version that is not retained."""
+        tenant, function = entry.tenant.name, entry.function.name
+        pinned = None
+        if number in entry.function.versions:
+            pinned = await self._snapshot.pinned(tenant, function, number)
+        if pinned is None or not pinned.versions:
+            raise NotFound(f"{tenant}/{function}@{number}: there is no such version")
+        return pinned
 
     async def _key(self, secret: str | None) -> Key | None:
         if secret is None:

@@ -57,6 +57,7 @@ HOP_BY_HOP: Final = frozenset(
 NOT_FOR_GUESTS: Final = HOP_BY_HOP | {b"authorization"}
 NOT_FROM_GUESTS: Final = HOP_BY_HOP | {b"content-length", b"date", b"server", b"server-timing"}
 OWN: Final = b"wisp-"
+PIN: Final = b"wisp-version"
 BODILESS: Final = frozenset({204, 205, 304})
 OUTCOME_HEADERS: Final = {outcome: (b"wisp-outcome", outcome.value.encode()) for outcome in CODES}
 
@@ -69,6 +70,7 @@ class Head:
     secret: str | None
     length: int | None
     request_id: RequestId
+    pin: int | None
 
 
 def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
@@ -78,6 +80,7 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     lengths: list[bytes] = []
     offered: str | None = None
     nominated: set[bytes] | None = None
+    pins: list[bytes] = []
     for pair in raw:
         name, value = pair
         if name == b"authorization":
@@ -90,6 +93,8 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
                 lengths.append(value)
             elif name == b"x-request-id":
                 offered = value.decode("latin-1")
+        elif name == PIN:
+            pins.append(value)
     if nominated:
         kept = [pair for pair in kept if pair[0] not in nominated or pair[0] == b"content-length"]
     return Head(
@@ -97,7 +102,14 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
         secret=bearer(authorizations) if authorizations else None,
         length=content_length(lengths),
         request_id=request_id(offered),
+        pin=_pinned(pins) if pins else None,
     )
+
+
+def _pinned(values: list[bytes]) -> int:
+    """The version that the caller asks for; 0, which no version has, where the header is no number."""
+    value = values[0]
+    return int(value) if len(values) == 1 and value.isdigit() and len(value) < 16 else 0
 
 
 def split_path(raw_path: bytes) -> tuple[TenantName, FunctionName, bytes]:
@@ -162,7 +174,7 @@ class DataPlane:
         code: str
         try:
             name, function, below = split_path(scope["raw_path"])
-            target = await self.dispatcher.resolve(name, function, head.secret)
+            target = await self.dispatcher.resolve(name, function, head.secret, head.headers, head.pin)
             tenant = name
             answer = await self._run(scope, request, head, target, below)
             try:

@@ -1,4 +1,5 @@
 """Records as bytes and back, by their types: unknown, missing and mistyped fields are refused, flipped bytes noticed.
+A field with a default may be missing: the record is older than the field.
 
 A stored record is 16 hexadecimal digits and a JSON object. The digits are the head of the SHA-1 of the object's bytes:
 a check against damage (an append-only file loads a flipped byte silently), not against forgery, and the one digest that
@@ -73,6 +74,15 @@ def field_types(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+@cache
+def required(kind: type) -> frozenset[str]:
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
 def build(hint: Any, value: Any) -> Any:
     """`value`, as `json` read it, made into what the annotation says; `ValueError` where it does not fit."""
     while isinstance(hint, typing.NewType):
@@ -105,6 +115,6 @@ def build_optional(arguments: tuple[Any, ...], value: Any) -> Any:
 
 def build_record(kind: Any, value: Any) -> Any:
     hints = field_types(kind)
-    if type(value) is not dict or value.keys() != hints.keys():
+    if type(value) is not dict or not required(kind) <= value.keys() <= hints.keys():
         raise ValueError(f"the fields of {kind.__name__} are wanted: {', '.join(hints)}")
-    return kind(**{name: build(hint, value[name]) for name, hint in hints.items()})
+    return kind(**{name: build(hints[name], stored) for name, stored in value.items()})

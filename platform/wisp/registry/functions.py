@@ -19,6 +19,13 @@ def pin_word(pin: ModelPin) -> str:
     return f"{'shared' if pin.shared else 'own'}/{pin.model}"
 
 
+def answering(function: Function) -> tuple[int, ...]:
+    """The numbers of the versions that answer, the stable one first."""
+    if function.traffic is not None:
+        return tuple(share.version for share in function.traffic.split)
+    return () if function.active is None else (function.active,)
+
+
 class Functions:
     def __init__(self, connection: Connection, models: Models) -> None:
         self.connection = connection
@@ -106,23 +113,33 @@ class Functions:
         )
         accepted(answer, f"{tenant}/{name}")
 
-    async def entry(self, tenant: TenantName, name: FunctionName) -> Entry | None:
-        """What answers a request, read in one step, and its secrets; None without the tenant or the function."""
+    async def entry(self, tenant: TenantName, name: FunctionName, pinned: int | None = None) -> Entry | None:
+        """What answers a request, read in one step, and its secrets; None without the tenant or the function.
+
+        `pinned`: that version instead of those that the traffic names; without it the entry has no version.
+        """
         place = f"{tenant}/{name}"
         answer = await self.connection.run(
-            scripts.READ_ENTRY, keys(tenant, Kind.TENANT, Kind.FUNCTIONS, Kind.VERSIONS), name
+            scripts.READ_ENTRY,
+            keys(tenant, Kind.TENANT, Kind.FUNCTIONS, Kind.VERSIONS),
+            name,
+            "" if pinned is None else pinned,
         )
-        owner, function, version = accepted(answer, place)
-        if owner is None or function is None:
+        owner, raw, raws = accepted(answer, place)
+        if owner is None or raw is None:
             return None
-        found = self._read(tenant, name, function)
-        active = None if found.active is None else self._read_version(tenant, name, found.active, version)
-        named = () if active is None else parse_policy(active.policy_text.encode()).secrets
+        function = self._read(tenant, name, raw)
+        numbers = answering(function) if pinned is None else (pinned,) * len(raws)
+        versions = tuple(
+            self._read_version(tenant, name, number, each) for number, each in zip(numbers, raws, strict=True)
+        )
+        named = {secret for version in versions for secret in parse_policy(version.policy_text.encode()).secrets}
         return Entry(
             tenant=decode(Tenant, owner, place=tenant),
-            function=found,
-            version=active,
-            secrets=await sealed_secrets(self.connection, tenant, named),
+            function=function,
+            versions=versions,
+            secrets=await sealed_secrets(self.connection, tenant, sorted(named)),
+            pinned=pinned is not None,
         )
 
     async def _change(

@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from wisp.names import ClassName, Digest, FunctionName, KeyId, ModelName, TenantName
+from wisp.registry.traffic import Traffic
 from wisp.wire.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
+    """`revision`: the slot's generation at its last change; it never comes again, even after a delete."""
+
     name: TenantName
     class_name: ClassName
     suspended: bool
     created_at: int
+    revision: int = 0
 
 
 class Role(StrEnum):
@@ -100,7 +104,10 @@ class Version(Draft):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """`active`: the version that answers, None before the first activation. `versions`: all retained, ascending."""
+    """`active`: the version that answers, None before the first activation; under a traffic split the stable one.
+    `versions`: all retained, ascending. `revision`: the slot's generation at its last change; it never comes again.
+    `changes`: how many its history has been told of.
+    """
 
     tenant: TenantName
     name: FunctionName
@@ -109,14 +116,32 @@ class Function:
     latest: int
     versions: tuple[int, ...]
     created_at: int
+    revision: int = 0
+    changes: int = 0
+    traffic: Traffic | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """All that answering a request needs, read in one step: never a function of one moment and a version of another."""
+    """All that answering a request needs, read in one step: never a function of one moment and a version of another.
+
+    `versions`: those that answer, in the order of the function's traffic split, or the active one alone; none before
+    the first activation. `pinned`: the one version was asked for by its number, whatever the traffic says.
+    """
 
     tenant: Tenant
     function: Function
-    version: Version | None
+    versions: tuple[Version, ...]
     secrets: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
-    """Those that the version's policy names and that there are, sealed."""
+    """Those that the versions' policies name and that there are, sealed."""
+    pinned: bool = False
+
+    @property
+    def version(self) -> Version | None:
+        """The active one, else None."""
+        return self.versions[0] if self.versions else None
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """The split that is to be followed."""
+        return None if self.pinned else self.function.traffic

@@ -30,6 +30,13 @@ local function changed(generation, tenant, kind, name)
   redis.call('PUBLISH', '{EVENTS}',
     cjson.encode({{tenant = tenant, kind = kind, name = name, generation = number}}))
 end
+-- The numbers of a function's versions that answer: those of its traffic split, or the active one alone.
+local function answering(state)
+  if type(state.traffic) ~= 'table' then return {{state.active ~= cjson.null and state.active or nil}} end
+  local numbers = {{}}
+  for place, share in ipairs(state.traffic.split) do numbers[place] = share.version end
+  return numbers
+end
 -- The fields of a hash that begin with a name and '@', which no name contains.
 local function of_name(key, name)
   local found = {{}}
@@ -120,7 +127,7 @@ for needed in string.gmatch(ARGV[8], '%S+') do
   if redis.call('HEXISTS', KEYS[7], needed) == 0 then return {'no_model', needed} end
 end
 local state = {tenant = ARGV[1], name = ARGV[2], active = cjson.null, suspended = false, latest = 0,
-               versions = {}, created_at = tonumber(ARGV[6])}
+               versions = {}, created_at = tonumber(ARGV[6]), revision = 0, changes = 0, traffic = cjson.null}
 local stored = redis.call('HGET', KEYS[2], ARGV[2])
 if stored then state = unseal(stored) end
 if not state then return {'damaged'} end
@@ -188,18 +195,21 @@ return {'ok'}
 
 READ_ENTRY = script("""
 -- KEYS: tenant, functions, versions
--- ARGV: function name
--- ok, tenant record or nil, function record or nil, active version's record or nil | damaged
+-- ARGV: function name, number of the one version that is wanted, or '' for those that answer
+-- ok, tenant record or nil, function record or nil, array of version records (without the wanted one: none) | damaged
 
 local tenant = redis.call('GET', KEYS[1])
 local raw = redis.call('HGET', KEYS[2], ARGV[1])
-if not tenant or not raw then return {'ok', tenant, raw, false} end
+if not tenant or not raw then return {'ok', tenant, raw, {}} end
+if ARGV[2] ~= '' then return {'ok', tenant, raw, {redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. ARGV[2]) or nil}} end
 local state = unseal(raw)
 if not state then return {'damaged'} end
-if state.active == cjson.null then return {'ok', tenant, raw, false} end
-local version = redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. string.format('%d', state.active))
-if not version then return {'damaged'} end
-return {'ok', tenant, raw, version}
+local found = {}
+for place, number in ipairs(answering(state)) do
+  found[place] = redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. string.format('%d', number))
+  if not found[place] then return {'damaged'} end
+end
+return {'ok', tenant, raw, found}
 """)
 
 PUT_MODEL = script("""

@@ -16,6 +16,7 @@ from wisp.errors import RegistryUnavailable, WispError
 from wisp.names import FunctionName, TenantName
 from wisp.registry.credentials import parse_secret, secret_sha256
 from wisp.registry.events import LISTEN_S, Event, Subscribed
+from wisp.registry.keys import version_field
 from wisp.registry.memory import UNKNOWN, Memory, Unknown
 from wisp.registry.records import Entry, Key, Tenant
 from wisp.registry.registry import Registry
@@ -32,7 +33,7 @@ V = TypeVar("V")
 
 
 class Named(NamedTuple):
-    """What a memory is keyed by. `name`: the function, the SHA-256 of a secret, or nothing."""
+    """What a memory is keyed by. `name`: the function, function@number, the SHA-256 of a secret, or nothing."""
 
     tenant: TenantName
     name: str
@@ -107,6 +108,7 @@ class Snapshot:
         self.registry = registry
         self.on_policy = on_policy
         self.functions: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
+        self.pins: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.keys: Shelf[Key] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.tenants: Shelf[Tenant] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
 
@@ -116,6 +118,11 @@ class Snapshot:
 
     async def function(self, tenant: TenantName, name: FunctionName) -> Entry | None:
         return await self.functions.get(Named(tenant, name), lambda: self.registry.functions.entry(tenant, name))
+
+    async def pinned(self, tenant: TenantName, name: FunctionName, number: int) -> Entry | None:
+        """One version by its number, whatever the traffic says; the entry has no version if it is not retained."""
+        place = Named(tenant, version_field(name, number))
+        return await self.pins.get(place, lambda: self.registry.functions.entry(tenant, name, number))
 
     def peek_key(self, secret: str) -> Key | Literal[Unknown.UNKNOWN] | None:
         """From memory alone. A malformed secret is known to be nobody's and takes up no memory."""
@@ -139,12 +146,13 @@ class Snapshot:
         if function is not None:
             wanted = Named(tenant, function)
             self.functions.invalidate(lambda key: key == wanted)
+            self.pins.invalidate(lambda key: key.tenant == tenant and key.name.partition("@")[0] == function)
         else:
-            for shelf in (self.functions, self.keys, self.tenants):
+            for shelf in (self.functions, self.pins, self.keys, self.tenants):
                 shelf.invalidate(lambda key: key.tenant == tenant)
 
     def clear(self) -> None:
-        for shelf in (self.functions, self.keys, self.tenants):
+        for shelf in (self.functions, self.pins, self.keys, self.tenants):
             shelf.invalidate(lambda key: True)
 
     def apply(self, event: Event) -> None:
@@ -157,7 +165,8 @@ class Snapshot:
             case "function":
                 self.invalidate(tenant, FunctionName(event.name))
             case "secret":
-                self.functions.invalidate(lambda key: key.tenant == tenant)
+                for shelf in (self.functions, self.pins):
+                    shelf.invalidate(lambda key: key.tenant == tenant)
             case "key":
                 self.keys.invalidate(lambda key: key.tenant == tenant)
             case "model":
