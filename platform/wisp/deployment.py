@@ -278,7 +278,7 @@ class Deployer:
         self, tenant: TenantName, function: FunctionName, draft: Draft, grants: Grants, *, activate: bool
     ) -> Deployed:
         version, created = await self._registry.functions.put_version(tenant, function, draft, activate=activate)
-        self._snapshot.invalidate(tenant, function)
+        await self._snapshot.settle(tenant, function)
         current = await self._registry.functions.get(tenant, function)
         return Deployed(
             version=version,

@@ -154,7 +154,7 @@ class Dispatcher:
         self._egress = egress
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
-        self._plans = Plans(self._retire, secrets)
+        self.plans = Plans(self._retire, secrets)
         self._inflight: Counter[str] = Counter()
 
     def _retire(self, plan: Plan) -> None:
@@ -185,6 +185,8 @@ class Dispatcher:
         if pin is not None:
             _check_pin(key, pin)
         entry = await self._entry(tenant, function)
+        if entry is None:
+            self.plans.forget(tenant, function)
         if key is None:
             route = self._public_route(entry)
             if route is None:
@@ -192,9 +194,9 @@ class Dispatcher:
         elif entry is None:
             raise FunctionNotFound("there is no such function")
         elif pin is not None:
-            route = self._plans.get(await self._pinned(entry, pin), self._ceilings())
+            route = self.plans.get(await self._pinned(entry, pin), self._ceilings())
         else:
-            route = self._plans.get(entry, self._ceilings())
+            route = self.plans.get(entry, self._ceilings())
         if route.entry.tenant.suspended or route.entry.function.suspended:
             raise Suspended("the function is suspended")
         plan = route.plans[0] if route.traffic is None else choose(route, route.traffic, key, headers)
@@ -203,7 +205,7 @@ class Dispatcher:
     def _public_route(self, entry: Entry | None) -> Route | None:
         if entry is None or entry.version is None:
             return None
-        route = self._plans.get(entry, self._ceilings())
+        route = self.plans.get(entry, self._ceilings())
         return route if route.public else None
 
     async def _pinned(self, entry: Entry, number: int) -> Entry:
@@ -293,9 +295,11 @@ class Dispatcher:
                 raise TooManyInflight(f"{whose} has {most} requests in flight; try again", limit=most, used=most)
         for name, _, _ in bounds:
             self._inflight[name] += 1
+        self.plans.begin(target.plan)
         try:
             yield
         finally:
+            self.plans.end(target.plan)
             for name, _, _ in bounds:
                 self._inflight[name] -= 1
                 if not self._inflight[name]:

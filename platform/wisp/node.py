@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +27,11 @@ from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.hostmounts import HostStore
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
+from wisp.prewarm import Prewarmer
 from wisp.registry.blobs import DirectoryBlobs, open_blobs
 from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
+from wisp.registry.following import Following
 from wisp.registry.garbage import collect_garbage
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
@@ -121,7 +124,7 @@ class Node:
         self._stack.push_async_callback(self.book.close)
         await self.book.open()
         self.secrets = Secrets(self.registry.connection, SecretCipher(self._secrets_key()))
-        self.snapshot = Snapshot(self.registry, on_policy=self.book.wake)
+        self.snapshot = Snapshot(self.registry)
         self.blobs = open_blobs(self.settings.blobs or f"file://{self.data_dir / 'blobs'}")
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
@@ -161,7 +164,19 @@ class Node:
             egress=self.egress,
             operator_key_sha256=self.operator_key_sha256,
         )
-        await self._start_background(embedded)
+        prewarmer = Prewarmer(
+            plans=self.dispatcher.plans,
+            functions=self.registry.functions,
+            code=self.code,
+            bundles=self.bundles,
+            hostfiles=self.hostfiles,
+            host=self.host,
+            sandboxes=self.sandboxes,
+            ceilings=lambda: self.ceilings,
+        )
+        self.snapshot.prepare = prewarmer.warm
+        following = Following(self.snapshot, on_policy=self.book.wake, on_function=prewarmer.upload)
+        await self._start_background(embedded, following.run(), prewarmer.run())
 
     def _prepare_directories(self) -> Path:
         try:
@@ -214,8 +229,8 @@ class Node:
                 raise InvalidSettings(f"--require-walls: {missing[0]}")
             self.walls.enforced = True
 
-    async def _start_background(self, embedded: EmbeddedRedis | None) -> None:
-        running = [self.snapshot.run(), self.book.run(), self._collect_garbage()]
+    async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
+        running = [*beside, self.book.run(), self._collect_garbage()]
         running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:
@@ -251,5 +266,6 @@ class Node:
             "draining": self.draining,
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,
+            "registry": self.snapshot.reach.as_json(),
             "policies": {"source": self.book.source.value, "faulty": sorted(self.book.faults)},
         }

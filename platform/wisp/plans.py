@@ -33,6 +33,9 @@ CAPACITY = 4096
 
 _handles = itertools.count(1)
 
+Place = tuple[TenantName, FunctionName, int]
+"""The number of the version is 0 where none is pinned."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -143,35 +146,82 @@ def choose(route: Route, traffic: Traffic, key: Key | None, headers: Headers) ->
 
 
 class Plans:
-    """`on_retired` is called with each plan that no new request will use; `secrets` opens what entries hold sealed."""
+    """`on_retired` is called with each plan that no request uses any more; `secrets` opens what entries hold sealed."""
 
     def __init__(self, on_retired: Callable[[Plan], None], secrets: Secrets) -> None:
         self._on_retired = on_retired
         self._secrets = secrets
-        self._routes: OrderedDict[tuple[TenantName, FunctionName, int], Route] = OrderedDict()
+        self._routes: OrderedDict[Place, Route] = OrderedDict()
+        self._prepared: OrderedDict[Place, Route] = OrderedDict()
+        self._in_use: dict[int, int] = {}
+        """By handle: the requests that run, or wait, under that plan."""
 
     def get(self, entry: Entry, ceilings: Ceilings) -> Route:
         """Raises `FunctionNotFound` for a function that has no active version, `RegistryUnavailable` for a secret that
         does not open."""
-        pin = entry.versions[0].number if entry.pinned and entry.versions else 0
-        key = (entry.tenant.name, entry.function.name, pin)
-        route = self._routes.get(key)
+        place = _place(entry)
+        route = self._routes.get(place)
         if route is not None and route.entry is entry and route.ceilings is ceilings:
             return route
-        fresh = self._make(entry, ceilings, route)
-        self._routes[key] = fresh
-        self._routes.move_to_end(key)
-        if route is not None:
-            self._retire(route, fresh)
-        if len(self._routes) > CAPACITY:
-            self._retire(self._routes.popitem(last=False)[1], None)
+        ready = self._prepared.pop(place, None)
+        if ready is not None and ready.ceilings is ceilings and ready.entry == entry:
+            fresh = replace(ready, entry=entry)
+        else:
+            fresh = self._make(entry, ceilings, route)
+        self._hold(self._routes, place, fresh)
+        for former in (route, ready):
+            self._let_go(former)
         return fresh
 
-    def _retire(self, route: Route, successor: Route | None) -> None:
-        kept = set() if successor is None else {plan.link.handle for plan in successor.plans}
-        for plan in route.plans:
-            if plan.link.handle not in kept:
-                self._on_retired(plan)
+    def prepare(self, entry: Entry, ceilings: Ceilings) -> Route:
+        """What `get` will give for an equal entry, made beforehand. Raises as `get` does."""
+        place = _place(entry)
+        former = self._prepared.get(place)
+        if former is not None and former.ceilings is ceilings and former.entry == entry:
+            return former
+        fresh = self._make(entry, ceilings, self._routes.get(place))
+        self._hold(self._prepared, place, fresh)
+        self._let_go(former)
+        return fresh
+
+    def forget(self, tenant: TenantName, function: FunctionName) -> None:
+        """There is no such function any more."""
+        for routes in (self._routes, self._prepared):
+            self._let_go(routes.pop((tenant, function, 0), None))
+
+    def begin(self, plan: Plan) -> None:
+        """A request is going to run under it: it is not retired before the matching `end`."""
+        handle = plan.link.handle
+        self._in_use[handle] = self._in_use.get(handle, 0) + 1
+
+    def end(self, plan: Plan) -> None:
+        handle = plan.link.handle
+        self._in_use[handle] -= 1
+        if not self._in_use[handle]:
+            del self._in_use[handle]
+            self._retire_unheld(plan)
+
+    def _hold(self, routes: OrderedDict[Place, Route], place: Place, route: Route) -> None:
+        routes[place] = route
+        routes.move_to_end(place)
+        if len(routes) > CAPACITY:
+            self._let_go(routes.popitem(last=False)[1])
+
+    def _let_go(self, route: Route | None) -> None:
+        """New requests do not come by it any more."""
+        for plan in () if route is None else route.plans:
+            if plan.link.handle not in self._in_use:
+                self._retire_unheld(plan)
+
+    def _retire_unheld(self, plan: Plan) -> None:
+        tenant, function = plan.entry.tenant.name, plan.entry.function.name
+        holders = (
+            self._routes.get((tenant, function, 0)),
+            self._prepared.get((tenant, function, 0)),
+            self._routes.get((tenant, function, plan.version)),
+        )
+        if not any(held.link is plan.link for route in holders if route is not None for held in route.plans):
+            self._on_retired(plan)
 
     def _make(self, entry: Entry, ceilings: Ceilings, former: Route | None) -> Route:
         if not entry.versions:
@@ -220,3 +270,8 @@ def _of(entry: Entry, names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:
     """Those of the entry's secrets that one version's policy names, in its order."""
     held = dict(entry.secrets)
     return tuple((name, held[name]) for name in names if name in held)
+
+
+def _place(entry: Entry) -> Place:
+    pin = entry.versions[0].number if entry.pinned and entry.versions else 0
+    return entry.tenant.name, entry.function.name, pin

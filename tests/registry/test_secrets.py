@@ -16,6 +16,7 @@ from wisp.errors import (
     StorageQuota,
 )
 from wisp.registry.cipher import SecretCipher, load_secrets_key
+from wisp.registry.following import Following
 from wisp.registry.keys import Kind, key
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import MAX_SECRETS, MAX_VALUE_BYTES, Secrets, parse_secret_name
@@ -62,7 +63,7 @@ async def test_an_entry_has_the_sealed_ones_that_its_policy_names(acme: Registry
 
 async def test_a_change_on_another_node_is_seen(acme: Registry, secrets: Secrets) -> None:
     snapshot = Snapshot(acme)
-    following = asyncio.create_task(snapshot.run())
+    following = asyncio.create_task(Following(snapshot).run())
     version = draft("a")
     object.__setattr__(version, "policy_text", "wisp: 1\nabi: handler\nsecrets: [TOKEN]\n")
     await acme.functions.put_version(ACME, CLASSIFY, version, activate=True)

@@ -10,10 +10,12 @@ from registry.conftest import Server
 from registry.samples import ACME, BETA, CLASSIFY, FREE, RESIZE, draft
 from wisp.errors import RegistryUnavailable
 from wisp.names import FunctionName, TenantName
+from wisp.registry.following import Following
 from wisp.registry.memory import UNKNOWN, Memory
 from wisp.registry.records import Entry, Role
 from wisp.registry.registry import Registry
-from wisp.registry.snapshot import Named, Shelf, Snapshot
+from wisp.registry.shelf import Named, Shelf
+from wisp.registry.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ async def deployed(acme: Registry) -> Registry:
 
 @asynccontextmanager
 async def running(snapshot: Snapshot) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(snapshot.run(listen_s=0.2))
+    task = asyncio.ensure_future(Following(snapshot, compare_every_s=0.1).run(listen_s=0.2))
     try:
         yield
     finally:

@@ -59,7 +59,6 @@ def show_version(version: Version, active: int | None) -> dict[str, object]:
 
 
 def _deployed(context: Context, deployed: Deployed) -> Response:
-    context.node.snapshot.invalidate(context.owner, context.function)
     version = deployed.version
     shown: dict[str, object] = {
         "function": context.function,
@@ -137,7 +136,7 @@ async def activate(context: Context) -> Response:
     name = context.function
     wanted = await context.json(Activation)
     function = await context.node.registry.functions.activate(context.owner, name, wanted.version)
-    context.node.snapshot.invalidate(context.owner, name)
+    await context.node.snapshot.settle(context.owner, name)
     return document(show(function))
 
 

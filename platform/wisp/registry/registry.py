@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from wisp.errors import InvalidSettings
+from wisp.names import TenantName
 from wisp.registry.connection import DEFAULT_TIMEOUT_S, Connection
 from wisp.registry.credentials import Credentials
 from wisp.registry.events import LISTEN_S, Event, Subscribed, subscribe
 from wisp.registry.functions import Functions
-from wisp.registry.keys import SCHEMA
+from wisp.registry.keys import SCHEMA, Kind, key
 from wisp.registry.models import Models
 from wisp.registry.policies import Policies
 from wisp.registry.tenants import Tenants
@@ -47,6 +48,18 @@ class Registry:
 
     async def ping(self) -> None:
         await self.connection.ping()
+
+    async def generation(self, tenant: TenantName) -> int:
+        """Of the tenant's slot: it grows with every change there; 0 where there is none."""
+        (number,) = await self.generations((tenant,))
+        return number
+
+    async def generations(self, tenants: Sequence[TenantName]) -> tuple[int, ...]:
+        """In order; the registry is asked, whether there are any or not."""
+        if not tenants:
+            await self.ping()
+        found = await self.connection.get_each([key(tenant, Kind.GENERATION) for tenant in tenants])
+        return tuple(int(number or 0) for number in found)
 
     def subscribe(self, *, listen_s: float = LISTEN_S) -> AsyncGenerator[Subscribed | Event]:
         return subscribe(self.connection, listen_s=listen_s)

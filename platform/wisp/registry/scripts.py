@@ -63,6 +63,9 @@ CREATE_TENANT = script("""
 -- ok | exists
 
 if redis.call('SET', KEYS[1], ARGV[2], 'NX') == false then return {'exists'} end
+-- Milliseconds, not 1: a tenant that is made again never has a generation that the former had.
+local now = redis.call('TIME')
+redis.call('SET', KEYS[2], string.format('%d%03d', now[1], math.floor(now[2] / 1000)))
 changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
 return {'ok'}
 """)

@@ -138,6 +138,12 @@ class Sandboxes:
         if sandbox in self._idle:
             self._idle.remove(sandbox)
 
+    def bring(self, job: Job) -> None:
+        """Loads and links a function in the sandboxes that are free now; the others do it with its first request."""
+        for sandbox in self.slots:
+            if sandbox.ready and not sandbox.busy:
+                sandbox.bring(job)
+
     def forget(self, link: FunctionLink) -> None:
         """A function's version or grants were replaced."""
         for sandbox in self.slots:

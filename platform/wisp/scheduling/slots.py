@@ -144,6 +144,12 @@ class Sandbox:
         self._overrun = loop.call_later(job.timeout_ns / 1e9 + GRACE_S, self._kill_overrun, number)
         return self._running
 
+    def bring(self, job: Job) -> None:
+        """Ahead of the first request; a process that is gone gets it then."""
+        if self._child is not None:
+            with contextlib.suppress(ChildLost):
+                self._bring(self._child, job)
+
     def _bring(self, child: Child, job: Job) -> None:
         """Whatever of the job the process does not have yet."""
         link = job.link
