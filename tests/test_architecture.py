@@ -32,7 +32,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "hostmounts",
         "plans",
         "code",
-        "inspection",
+        "inspection prewarm",
         "policybook forecast",
         "deployment",
         "dispatch",

@@ -51,10 +51,14 @@ async def test_every_change_is_told_with_a_growing_generation(registry: Registry
             (lambda: registry.keys.revoke(ACME, issued[0].id), "key", None),
             (lambda: registry.tenants.delete(ACME), "tenant", "acme"),
         ]
-        for generation, (change, kind, name) in enumerate(changes, start=1):
+        former = 0
+        for change, kind, name in changes:
             await change()
-            expected = Event(tenant="acme", kind=kind, name=name or issued[0].id, generation=generation)
-            assert await following(events) == expected
+            event = await following(events)
+            assert isinstance(event, Event)
+            assert event == Event(tenant="acme", kind=kind, name=name or issued[0].id, generation=event.generation)
+            assert event.generation == former + 1 or former == 0
+            former = event.generation
 
 
 async def test_an_upload_that_changes_nothing_is_not_told(acme: Registry) -> None:
@@ -62,10 +66,11 @@ async def test_an_upload_that_changes_nothing_is_not_told(acme: Registry) -> Non
     async with aclosing(acme.subscribe()) as events:
         assert await following(events) == Subscribed()
         await acme.functions.put_version(ACME, CLASSIFY, draft("a"), activate=True)
+        former = await acme.generation(ACME)
         await acme.functions.suspend(ACME, CLASSIFY)
         event = await following(events)
         assert isinstance(event, Event)
-        assert event.generation == 3
+        assert event.generation == former + 1
 
 
 async def test_what_the_operator_shares_has_no_tenant(registry: Registry) -> None:

@@ -170,23 +170,27 @@ async def test_without_redis_memory_answers_and_the_rest_is_unavailable(
     snapshot = Snapshot(hasty)
     entry = await snapshot.function(ACME, CLASSIFY)
     async with running(snapshot):
-        # The subscription's own clearing must be over before the server stops answering.
-        await until(lambda: is_unknown(snapshot))
-        entry = await snapshot.function(ACME, CLASSIFY)
+
+        async def noticed() -> bool:
+            return not snapshot.reach.reachable
+
+        async def back() -> bool:
+            return snapshot.reach.reachable and await snapshot.function(ACME, RESIZE) is None
+
         redis_server.pause()
         try:
             with pytest.raises(RegistryUnavailable):
                 await snapshot.function(ACME, RESIZE)
-            await asyncio.sleep(1)  # long enough for the event stream to be given up
+            await until(noticed)
             assert snapshot.peek_function(ACME, CLASSIFY) is entry
             assert snapshot.peek_function(ACME, RESIZE) is UNKNOWN
+            with pytest.raises(RegistryUnavailable, match="has to wait"):
+                await snapshot.key("wisp_acme_0123456789abcdef_" + "A" * 43)
         finally:
             redis_server.resume()
+        await until(back)
+        assert snapshot.peek_function(ACME, CLASSIFY) is entry
     await hasty.aclose()
-
-
-async def is_unknown(snapshot: Snapshot) -> bool:
-    return snapshot.peek_function(ACME, CLASSIFY) is UNKNOWN
 
 
 class Loader:
