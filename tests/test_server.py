@@ -150,7 +150,7 @@ def test_a_large_body_that_is_refused_is_refused_in_words(short_dir: Path) -> No
         (["--workers", "none"], {}, "--workers"),
         ([], {"WISP_BUDGET": "1"}, "WISP_BUDGET"),
         ([], {"WISP_OPERATOR_KEY": "short"}, "WISP_OPERATOR_KEY"),
-        (["--blobs", "s3://bucket"], {}, "--blobs"),
+        (["--blobs", "ftp://bucket"], {}, "--blobs"),
         (["--bind", "256.0.0.1:1"], {}, "--bind"),
     ],
 )

@@ -36,7 +36,7 @@ from wisp.policy.offer import unavailable
 from wisp.policy.parse import parse_policy
 from wisp.policy.quantity import print_size
 from wisp.policy.schema import Policy
-from wisp.registry.blobs import Blobs
+from wisp.registry.blobstore import BlobStore
 from wisp.registry.records import BundleFile, Draft, Model, ModelPin, Tenant, Version
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
@@ -69,7 +69,7 @@ class Deployer:
         *,
         registry: Registry,
         snapshot: Snapshot,
-        blobs: Blobs,
+        blobs: BlobStore,
         code: CodeStore,
         bundles: BundleStore,
         hostfiles: HostStore,
@@ -143,6 +143,8 @@ class Deployer:
         parsed, grants = self._judge_policy(policy, owner)
         pins = await self._pin_models(tenant, parsed, grants)
         secrets = await self._open_secrets(tenant, parsed)
+        for digest in {former.module, *(file.digest for file in former.bundle)}:
+            await self._blobs.renew(digest)  # the former version may be deleted before the new one is recorded
         facts = ModuleFacts.from_json(json.loads(former.facts_json))
         _refuse(admit(facts, grants))
         warnings = await self._try(owner.name, function, former.module, grants, pins, former.bundle, secrets)

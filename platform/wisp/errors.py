@@ -12,7 +12,8 @@
     ├── Exhausted               one tenant has used up its share; try again later
     │   ├── RateLimited · TooManyInflight · QuotaExceeded · StorageQuota
     ├── Unavailable             the platform cannot do it now; try again
-    │   ├── Overloaded · QueueTimeout · ModelLoading · ChildLost · RegistryUnavailable
+    │   ├── Overloaded · QueueTimeout · ModelLoading · ChildLost
+    │   ├── RegistryUnavailable ── BlobUnavailable ── BlobMissing · BlobDamaged
     ├── InvalidSettings         refused before the port opens
     └── InvalidFrame            a peer process broke the protocol; it is killed
 
@@ -190,6 +191,18 @@ class ChildLost(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     code = "registry_unavailable"
+
+
+class BlobUnavailable(RegistryUnavailable):
+    """A module, bundle file or model cannot be had from where it is kept, or not be put there."""
+
+    code = "blob_unavailable"
+
+
+class BlobMissing(BlobUnavailable): ...
+
+
+class BlobDamaged(BlobUnavailable): ...
 
 
 class InvalidSettings(WispError):

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
@@ -28,7 +29,7 @@ from wisp.hostmounts import HostStore
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
-from wisp.registry.blobs import DirectoryBlobs, open_blobs
+from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
 from wisp.registry.following import Following
@@ -76,7 +77,7 @@ class Node:
         self.book: PolicyBook
         self.snapshot: Snapshot
         self.secrets: Secrets
-        self.blobs: DirectoryBlobs
+        self.blobs: BlobStore
         self.code: CodeStore
         self.bundles: BundleStore
         self.hostfiles = HostStore()
@@ -125,7 +126,13 @@ class Node:
         await self.book.open()
         self.secrets = Secrets(self.registry.connection, SecretCipher(self._secrets_key()))
         self.snapshot = Snapshot(self.registry)
-        self.blobs = open_blobs(self.settings.blobs or f"file://{self.data_dir / 'blobs'}")
+        self.blobs = open_blobs(
+            self.settings.blobs or (f"file://{quote(str(self.data_dir / 'blobs'))}" if embedded else "redis:"),
+            connection=self.registry.connection,
+            cache=self.data_dir / "blobcache",
+            cache_bytes=self.settings.blob_cache_bytes,
+        )
+        self._stack.push_async_callback(self.blobs.aclose)
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
         compilers = Compilers(empty_directory=empty_directory, walls=self.walls)

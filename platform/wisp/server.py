@@ -210,6 +210,8 @@ def gauges_of(node: Node) -> Gauges:
         bytes_in_flight=node.budget.used_bytes,
         sandbox_restarts=node.sandboxes.restarts,
         inference_restarts=node.host.restarts,
+        blob_cache_bytes=node.blobs.cached_bytes,
+        blob_faults=node.blobs.faults.counts,
         denials=node.denials.counts,
         walls=node.walls.levels(),
     )

@@ -157,7 +157,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="bind", parse=_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
     Setting(name="data_dir", parse=_path, default=".wisp", metavar="DIR", help="what this node keeps; made 0700"),
     Setting(name="redis", parse=_url, default=None, metavar="URL", help="redis:// rediss:// unix://; else embedded"),
-    Setting(name="blobs", parse=_url, default=None, metavar="URL", help="file://...; else in the data directory"),
+    Setting(
+        name="blobs",
+        parse=_url,
+        default=None,
+        metavar="URL",
+        help="file:// s3:// gs:// az:// redis:; else redis: with --redis, and without it in the data directory",
+    ),
+    Setting(
+        name="blob_cache",
+        parse=_positive(_size, "more than 0 bytes"),
+        default="4Gi",
+        metavar="SIZE",
+        help="this node's copies of blobs kept elsewhere",
+        unit="_bytes",
+    ),
     Setting(name="policies", parse=_path, default=None, metavar="DIR", help="ceiling.yaml and class-*.yaml; they rule"),
     Setting(name="tenants", parse=_path, default="tenants", metavar="DIR", help="what --dev deploys"),
     Setting(
@@ -231,6 +245,7 @@ class Settings:
     data_dir: Path
     redis: str | None
     blobs: str | None
+    blob_cache_bytes: int
     policies: Path | None
     tenants: Path
     workers: int

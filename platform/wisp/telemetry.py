@@ -73,7 +73,8 @@ def _moment(seconds: float) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """What a node can count at the moment it is asked. `bytes_in_flight`: of bodies; `queued`: requests;
-    `denials`: by capability, ever; `walls`: kind of child, name, whether it is up."""
+    `blob_faults`: by what was wrong, ever; `denials`: by capability, ever; `walls`: kind of child, name, whether it is
+    up."""
 
     sandboxes_idle: int = 0
     sandboxes_busy: int = 0
@@ -81,6 +82,8 @@ class Gauges:
     bytes_in_flight: int = 0
     sandbox_restarts: int = 0
     inference_restarts: int = 0
+    blob_cache_bytes: int = 0
+    blob_faults: Mapping[str, int] = field(default_factory=dict)
     denials: Mapping[str, int] = field(default_factory=dict)
     walls: tuple[tuple[str, str, bool], ...] = ()
 
@@ -90,6 +93,7 @@ HELP = {
     "sandboxes_busy": "Sandboxes that run a guest.",
     "queued": "Requests that wait for a sandbox.",
     "bytes_in_flight": "Bytes of request and response bodies that this node holds.",
+    "blob_cache_bytes": "Bytes of this node's copies of blobs that are kept elsewhere.",
 }
 
 
@@ -164,6 +168,10 @@ class _Watched(Collector):
         restarts.add_metric(["sandbox"], gauges.sandbox_restarts)
         restarts.add_metric(["inference"], gauges.inference_restarts)
         yield restarts
+        faults = CounterMetricFamily("wisp_blob_faults", "Blobs that could not be had, by why.", labels=["fault"])
+        for fault, count in gauges.blob_faults.items():
+            faults.add_metric([fault], count)
+        yield faults
         denials = CounterMetricFamily("wisp_denials", "What guests were refused, by policy key.", labels=["capability"])
         for capability, count in gauges.denials.items():
             denials.add_metric([capability], count)

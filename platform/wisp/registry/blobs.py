@@ -1,7 +1,8 @@
 """Modules, bundle files and models, by the SHA-256 of their bytes.
 
-`Blobs` is what the platform asks of an object store; `DirectoryBlobs` is the one on a file system. A blob appears whole
-or not at all, and is checked against its name whenever it is read.
+`Blobs` is what the platform asks of a store; `DirectoryBlobs` is the one on a file system. `RemoteBlobs` is what a
+store elsewhere has to offer: `cachedblobs` makes `Blobs` of it. A blob appears whole or not at all, and is checked
+against its name whenever it is read.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
 
-from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.errors import BlobDamaged, BlobMissing, BlobUnavailable, InvalidSettings
 from wisp.names import DIGEST, Digest
 
 CHUNK_BYTES = 1 << 20
@@ -28,15 +28,19 @@ ABANDONED_S = 3600
 
 
 class Blobs(Protocol):
-    """Every method may wait for the store and raises `RegistryUnavailable` when that fails."""
+    """Every method may wait for the store, for a bounded time, and raises `BlobUnavailable` when that fails."""
 
     async def put_file(self, path: Path) -> Digest:
-        """Stores a copy; `path` stays the caller's. Storing what is there again makes it new for `delete`."""
+        """Stores a copy; `path` stays the caller's. Storing what is there again makes it new for `delete`, and whole
+        if it was not."""
 
     async def put_bytes(self, data: bytes) -> Digest: ...
 
     async def open(self, digest: Digest) -> int:
-        """A read-only descriptor at the start of a seekable file, whose bytes were checked; the caller closes it."""
+        """A read-only descriptor at the start of a seekable file, whose bytes were checked; the caller closes it.
+
+        Raises `BlobMissing`, and `BlobDamaged` where the store's own bytes are not those that were put.
+        """
 
     async def exists(self, digest: Digest) -> bool: ...
 
@@ -45,22 +49,34 @@ class Blobs(Protocol):
     async def delete(self, digest: Digest, *, unless_put_within_s: float = 0) -> bool:
         """Removes it if it is there and was not put within that time; says whether it did."""
 
+    async def aclose(self) -> None: ...
 
-def open_blobs(url: str) -> DirectoryBlobs:
-    """The store that a URL names; `InvalidSettings` for those that are not offered."""
-    parts = urlsplit(url)
-    if parts.scheme != "file":
-        raise InvalidSettings(f"--blobs: only file:///<directory> is offered, not {parts.scheme[:16]!a}")
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.query or parts.fragment:
-        raise InvalidSettings("--blobs: a file URL is file:// and an absolute path")
-    return DirectoryBlobs(Path(unquote(parts.path)))
+
+class RemoteBlobs(Protocol):
+    """A store that another machine keeps. Bounded waits; `BlobUnavailable` when it fails; it checks no digest."""
+
+    async def put(self, digest: Digest, source: BinaryIO, size_bytes: int) -> None:
+        """Stores what `source` still has to read; nothing is seen of it before it is whole."""
+
+    async def fetch(self, digest: Digest, target: BinaryIO) -> None:
+        """Writes the blob, piece by piece; raises `BlobMissing`."""
+
+    async def exists(self, digest: Digest) -> bool: ...
+
+    async def list(self) -> tuple[Digest, ...]: ...
+
+    async def delete(self, digest: Digest, *, unless_put_within_s: float = 0) -> bool: ...
+
+    async def aclose(self) -> None: ...
 
 
 class DirectoryBlobs:
     """`<root>/sha256/ab/<the other 62 digits>`, written beside it, synced, then renamed into place."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        """Not `durable`: a blob may be gone or damaged after a power cut, as copies may."""
         self.root = root
+        self.durable = durable
         self.temporary = root / "tmp"
         try:
             self.temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,16 +102,53 @@ class DirectoryBlobs:
     async def delete(self, digest: Digest, *, unless_put_within_s: float = 0) -> bool:
         return await asyncio.to_thread(self._delete, digest, unless_put_within_s)
 
+    async def adopt(self, path: Path, digest: Digest) -> int:
+        """Takes over a file from `temporary`, returns its size; raises `BlobDamaged` if it is not that blob."""
+        return await asyncio.to_thread(self._adopt, path, digest)
+
+    def by_age(self) -> dict[Digest, int]:
+        """Digest and size of each blob, the one that was put longest ago first."""
+        found = []
+        for digest in self._list():
+            with suppress(FileNotFoundError):
+                status = self._path(digest).stat()
+                found.append((status.st_mtime, digest, status.st_size))
+        return {digest: size_bytes for _, digest, size_bytes in sorted(found)}
+
+    async def aclose(self) -> None:
+        """Nothing is kept open."""
+
+    def _adopt(self, path: Path, digest: Digest) -> int:
+        with translated(BlobUnavailable(f"blob {digest} could not be stored")):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                check(descriptor, digest)
+                os.fchmod(descriptor, 0o400)
+                size_bytes = os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+            self._place(path, digest)
+            return size_bytes
+
+    def _place(self, path: Path, digest: Digest) -> None:
+        place = self._path(digest)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked(fcntl.LOCK_SH):
+            path.replace(place)  # over an equal one too: it is young again, and whole if it was not
+        if self.durable:
+            sync_directory(place.parent)
+            sync_directory(place.parent.parent)
+
     def _path(self, digest: Digest) -> Path:
         digits = digest.removeprefix("sha256:")
         return self.root / "sha256" / digits[:2] / digits[2:]
 
     def _put_file(self, path: Path) -> Digest:
-        with translated("a blob could not be stored"), path.open("rb") as source:
+        with translated(BlobUnavailable("a blob could not be stored")), path.open("rb") as source:
             return self._put(chunks(source))
 
     def _put(self, pieces: Iterator[bytes]) -> Digest:
-        with translated("a blob could not be stored"):
+        with translated(BlobUnavailable("a blob could not be stored")):
             descriptor, name = tempfile.mkstemp(dir=self.temporary)
             try:
                 hasher = hashlib.sha256()
@@ -105,14 +158,10 @@ class DirectoryBlobs:
                         target.write(piece)
                     target.flush()
                     os.fchmod(target.fileno(), 0o400)
-                    os.fsync(target.fileno())
+                    if self.durable:
+                        os.fsync(target.fileno())
                 digest = Digest(f"sha256:{hasher.hexdigest()}")
-                place = self._path(digest)
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with self._locked(fcntl.LOCK_SH):
-                    Path(name).replace(place)  # over an equal one too: it is young again, and whole if it was not
-                sync_directory(place.parent)
-                sync_directory(place.parent.parent)
+                self._place(Path(name), digest)
             except BaseException:
                 with suppress(FileNotFoundError):
                     Path(name).unlink()
@@ -120,8 +169,11 @@ class DirectoryBlobs:
             return digest
 
     def _open(self, digest: Digest) -> int:
-        with translated(f"blob {digest} is missing or cannot be read"):
-            descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with translated(BlobUnavailable(f"blob {digest} cannot be read")):
+            try:
+                descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise missing(digest) from error
             try:
                 check(descriptor, digest)
                 os.lseek(descriptor, 0, os.SEEK_SET)
@@ -131,13 +183,13 @@ class DirectoryBlobs:
             return descriptor
 
     def _list(self) -> tuple[Digest, ...]:
-        with translated("the blobs could not be listed"):
+        with translated(BlobUnavailable("the blobs could not be listed")):
             names = [f"sha256:{path.parent.name}{path.name}" for path in (self.root / "sha256").glob("??/*")]
             return tuple(Digest(name) for name in sorted(names) if DIGEST.fullmatch(name))
 
     def _delete(self, digest: Digest, unless_put_within_s: float) -> bool:
         path = self._path(digest)
-        with translated(f"blob {digest} could not be removed"), self._locked(fcntl.LOCK_EX):
+        with translated(BlobUnavailable(f"blob {digest} could not be removed")), self._locked(fcntl.LOCK_EX):
             try:
                 if time.time() - path.stat().st_mtime < unless_put_within_s:
                     return False
@@ -172,7 +224,16 @@ def check(descriptor: int, digest: Digest) -> None:
     with os.fdopen(descriptor, "rb", closefd=False) as source:
         found = hashlib.file_digest(source, "sha256").hexdigest()
     if digest != f"sha256:{found}":
-        raise RegistryUnavailable(f"blob {digest} is damaged: upload it again")
+        raise BlobDamaged(f"blob {digest} is damaged: upload it again")
+
+
+def missing(digest: Digest) -> BlobMissing:
+    return BlobMissing(f"blob {digest} is missing: upload it again")
+
+
+def digest_of(path: Path) -> Digest:
+    with translated(BlobUnavailable("a blob could not be stored")), path.open("rb") as source:
+        return Digest(f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}")
 
 
 def sync_directory(path: Path) -> None:
@@ -187,8 +248,8 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def translated(message: str) -> Iterator[None]:
+def translated(as_error: BlobUnavailable) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RegistryUnavailable(message) from error
+        raise as_error from error

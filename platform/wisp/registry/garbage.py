@@ -1,13 +1,14 @@
 """Removing the blobs that nothing refers to any more.
 
-A deployment stores its blobs before the version that refers to them; so a blob is spared for a while after it was put,
-and putting one that is there already makes it young again (`Blobs.delete`).
+A deployment claims and stores its blobs before the version that refers to them; so a blob is spared for a while after
+it was claimed or put (`BlobStore.delete`). References are read twice, before and after the blobs are listed: in a
+cluster a scan may miss a key that moves to another server meanwhile, and no key moves twice so soon.
 """
 
 from __future__ import annotations
 
 from wisp.names import Digest
-from wisp.registry.blobs import Blobs
+from wisp.registry.blobstore import BlobStore
 from wisp.registry.codec import decode
 from wisp.registry.connection import Connection
 from wisp.registry.keys import Kind, everywhere
@@ -36,14 +37,17 @@ async def referenced_digests(connection: Connection) -> set[Digest]:
     return digests
 
 
-async def collect_garbage(registry: Registry, blobs: Blobs, *, young_s: float = YOUNG_S) -> tuple[Digest, ...]:
+async def collect_garbage(registry: Registry, blobs: BlobStore, *, young_s: float = YOUNG_S) -> tuple[Digest, ...]:
     """Removes unreferenced blobs that were not put within `young_s`, and stale references; returns what it removed."""
     await registry.models.drop_stale_references()
-    stored = await blobs.list()
+    await blobs.tidy()
     referenced = await referenced_digests(registry.connection)
+    unused = [digest for digest in await blobs.list() if digest not in referenced]
+    if unused:
+        referenced = await referenced_digests(registry.connection)
     removed = [
         digest
-        for digest in stored
+        for digest in unused
         if digest not in referenced and await blobs.delete(digest, unless_put_within_s=young_s)
     ]
     return tuple(removed)

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from wisp.names import FunctionName, ModelName, TenantName
+from wisp.names import Digest, FunctionName, ModelName, TenantName
 
 SCHEMA = "wisp:schema"
 TENANTS = "wisp:tenants"
 """Set of tenant names: the index behind the operator's list."""
 EVENTS = "wisp:events"
 """Channel of `events.Event`s."""
+
+BLOB_CLAIMS = "wisp:{_blobs}:claims"
+"""Hash: digest -> Unix seconds; blobs that somebody is about to refer to (`blobstore`)."""
+BLOBS_CONDEMNED = "wisp:{_blobs}:condemned"
+"""Hash: digest -> Unix seconds; blobs whose removal is under way."""
 
 SHARED_TAG = "_shared"
 """Hash tag of the operator's own models: no tenant can be called so."""
@@ -95,3 +100,13 @@ def model_field(model: ModelName, version: int) -> str:
 
 def reference_field(model: ModelName, tenant: TenantName, function: FunctionName) -> str:
     return f"{model} {tenant}/{function}"
+
+
+def blob_key(digest: Digest, part: int | None = None) -> str:
+    """Where `redisblobs` keeps a blob's head, or one of its chunks: all of one blob in one slot, blobs in many."""
+    digits = digest.removeprefix("sha256:")
+    return f"wisp:{{blob/{digits}}}:" + ("head" if part is None else f"chunk:{part}")
+
+
+BLOB_HEADS = "wisp:{blob/*}:head"
+"""The SCAN pattern of all heads."""
