@@ -6,6 +6,7 @@ Nothing else may: `cast`ing a string to a name anywhere else is a defect.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from typing import NewType
@@ -69,8 +70,13 @@ def parse_digest(text: str) -> Digest:
     return Digest(text)
 
 
+_PROCESS = secrets.token_hex(8)
+"""So that no two processes, and no two lives of one, give the same request id."""
+_requests = itertools.count(1)
+
+
 def request_id(offered: str | None) -> RequestId:
     """The caller's `x-request-id` if it is sane, else a new one."""
     if offered is not None and REQUEST_ID.fullmatch(offered) is not None:
         return RequestId(offered)
-    return RequestId(secrets.token_hex(12))
+    return RequestId(f"{_PROCESS}{next(_requests):08x}")

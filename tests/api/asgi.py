@@ -39,6 +39,9 @@ async def speak(
 ) -> Spoken:
     """Sends `pieces`, the end of the body only if `complete`, and afterwards is silent but stays."""
     inbox: asyncio.Queue[Message] = asyncio.Queue()
+    headers = {name.lower(): value for name, value in (headers or {}).items()}
+    if pieces and "content-length" not in headers:
+        headers["transfer-encoding"] = "chunked"  # as any HTTP/1.1 client must say
     for piece in pieces:
         if piece is LEAVE:
             inbox.put_nowait({"type": "http.disconnect"})
@@ -66,7 +69,7 @@ async def speak(
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": ("127.0.0.1", 1),
         "server": ("wisp", 80),
         "state": {},

@@ -203,6 +203,7 @@ async def _leave_while_running(api: Api, headers: dict[str, str], end: list[byte
         return (await speak(api.app, "POST", "/t/acme/slow", headers=headers, pieces=[b"x", LEAVE])).status
     inbox: asyncio.Queue[dict[str, object]] = asyncio.Queue()
     inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+    headers = headers | {"transfer-encoding": "chunked"}
     answers: list[object] = []
 
     async def send(message: object) -> None:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 PREFIX: Final = b"/t/"
 NS_PER_MS: Final = 1e6
+WATCH_AFTER_S: Final = 0.02
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 4 * 1024 * 1024
 """What is read, and thrown away, of a body that was refused: a connection reset would lose the refusal."""
@@ -69,6 +70,8 @@ class Head:
     headers: tuple[tuple[bytes, bytes], ...]
     secret: str | None
     length: int | None
+    bodiless: bool
+    """Neither a length nor a transfer coding: RFC 9112 §6.3 has no body follow."""
     request_id: RequestId
     pin: int | None
 
@@ -80,6 +83,7 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     lengths: list[bytes] = []
     offered: str | None = None
     nominated: set[bytes] | None = None
+    coded = False
     pins: list[bytes] = []
     for pair in raw:
         name, value = pair
@@ -93,6 +97,8 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
                 lengths.append(value)
             elif name == b"x-request-id":
                 offered = value.decode("latin-1")
+        elif name == b"transfer-encoding":
+            coded = True
         elif name == PIN:
             pins.append(value)
     if nominated:
@@ -100,7 +106,8 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     return Head(
         headers=tuple(kept),
         secret=bearer(authorizations) if authorizations else None,
-        length=content_length(lengths),
+        length=content_length(lengths) if lengths else None,
+        bodiless=not lengths and not coded,
         request_id=request_id(offered),
         pin=_pinned(pins) if pins else None,
     )
@@ -212,26 +219,23 @@ class DataPlane:
         )
         body = self.dispatcher.open_body(target)
         try:
-            await request.read_into(body, self.body_timeout_s)
+            if not head.bodiless:
+                await request.read_into(body, self.body_timeout_s)
             return await self._invoke(request, target, call, body)
         finally:
             body.close()
 
     async def _invoke(self, request: Incoming, target: Target, call: Call, body: RequestBody) -> Answer:
         """While it runs, the connection is watched: a caller that goes away takes the guest with it."""
-        answer: Answer | None = None
+        watch = Watch(request)
         try:
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(request.gone())
-                try:
-                    answer = await self.dispatcher.invoke(target, call, body)
-                finally:
-                    watch.cancel()
-        except ExceptionGroup as failed:
-            if answer is not None:
-                answer.close()
-            raise failed.exceptions[0] from None  # where both failed, that the caller has gone is the first
-        return answer
+            return await self.dispatcher.invoke(target, call, body)
+        except asyncio.CancelledError:
+            if watch.saw_it_go:
+                raise ClientGone from None
+            raise
+        finally:
+            watch.end()
 
     async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> None:
         receipt = answer.receipt
@@ -284,11 +288,9 @@ class Incoming:
         return chunk
 
     async def gone(self) -> None:
-        """Returns never: raises `ClientGone` when the connection is closed."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
+        """Returns when the connection is closed."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def linger(self) -> None:
         """Takes in a little of a body that nobody wants, so that the caller can finish and read why."""
@@ -299,6 +301,36 @@ class Incoming:
                     left -= len(await self._next())
         except (TimeoutError, ClientGone):
             self.ended = True
+
+
+class Watch:
+    """Cancels the task that made it once the caller has gone, until `end`.
+
+    It begins after a moment: most requests are answered by then, and a task for each would cost more than many a guest.
+    """
+
+    __slots__ = ("_caller", "_later", "_request", "_watching", "saw_it_go")
+
+    def __init__(self, request: Incoming) -> None:
+        self.saw_it_go = False
+        self._request = request
+        self._caller = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._later = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await self._request.gone()
+        self.saw_it_go = True
+        assert self._caller is not None
+        self._caller.cancel()
+
+    def end(self) -> None:
+        self._later.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes) -> None:

@@ -75,31 +75,36 @@ def encode_response(status: int, headers: Headers, body: bytes) -> bytes:
 class _Cursor:
     """Reads lengths and strings from the front of a message without ever passing its end."""
 
-    __slots__ = ("at", "message")
+    __slots__ = ("at", "end", "message")
 
     def __init__(self, message: memoryview) -> None:
         self.message = message
+        self.end = len(message)
         self.at = 0
 
     def u32(self, field: str) -> int:
         end = self.at + 4
-        if end > len(self.message):
+        if end > self.end:
             raise MalformedExchange(f"{field}: the message ends inside it")
         value: int = U32.unpack_from(self.message, self.at)[0]
         self.at = end
         return value
 
-    def text(self, field: str) -> bytes:
-        length = self.u32(field)
-        end = self.at + length
-        if end > len(self.message):
-            raise MalformedExchange(f"{field}: {length} bytes announced, {len(self.message) - self.at} left")
-        value = self.message[self.at : end].tobytes()
+    def text(self, field: str, index: int | None = None) -> bytes:
+        """`field` may have a place for `index`: it is named only where it is wrong."""
+        at = self.at + 4
+        if at > self.end:
+            raise MalformedExchange(f"{field.format(index)}: the message ends inside it")
+        length: int = U32.unpack_from(self.message, self.at)[0]
+        end = at + length
+        if end > self.end:
+            raise MalformedExchange(f"{field.format(index)}: {length} bytes announced, {self.end - at} left")
+        value = self.message[at:end].tobytes()
         if not value.isascii():
             try:
                 value.decode()
             except UnicodeDecodeError:
-                raise MalformedExchange(f"{field}: not UTF-8") from None
+                raise MalformedExchange(f"{field.format(index)}: not UTF-8") from None
         self.at = end
         return value
 
@@ -111,8 +116,8 @@ class _Cursor:
         headers = []
         budget = MAX_HEADER_BYTES
         for index in range(count):
-            name = self.text(f"header {index} name")
-            value = self.text(f"header {index} value")
+            name = self.text("header {} name", index)
+            value = self.text("header {} value", index)
             budget -= len(name) + len(value)
             if budget < 0:
                 raise MalformedExchange(f"headers: more than {MAX_HEADER_BYTES} bytes")
