@@ -34,7 +34,7 @@ from wisp.scheduling.bodies import RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
-from wisp.scheduling.slots import Job
+from wisp.scheduling.slots import Job, Lost
 from wisp.tenantlog import Stream, TenantLog
 from wisp.wire.exchange import Headers, MalformedExchange, Response, decode_response, encode_request_head
 from wisp.wire.invocations import INLINE_BYTES
@@ -274,9 +274,12 @@ class Dispatcher:
                 bundle=bundle,
                 hosts=hosts,
             )
-            ending, queue_ns = await self._sandboxes.run(
-                job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
-            )
+            try:
+                ending, queue_ns = await self._sandboxes.run(
+                    job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
+                )
+            except Lost as lost:
+                ending, queue_ns = lost.ending, lost.receipt.queue_ns
         return self._answer(target, call.request_id, ending, queue_ns)
 
     @contextmanager

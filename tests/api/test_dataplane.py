@@ -26,7 +26,7 @@ ECHO = handler(
                (i64.extend_i32_u (i32.add (local.get $length) (i32.const 12))))"""
 )
 SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 8G, timeout: 5s}\n"
-RECEIPT = ("wisp-outcome", "wisp-version", "wisp-fuel-used", "wisp-memory-peak", "server-timing")
+RECEIPT = ("wisp-outcome", "wisp-version", "wisp-fuel-used", "wisp-memory-peak", "wisp-nn-fuel", "server-timing")
 
 
 def test_a_guest_sees_no_credentials_and_no_connection() -> None:
@@ -125,7 +125,8 @@ async def test_an_answer_carries_its_receipt(api: Api, acme: Tenancy) -> None:
     assert int(answer.headers["wisp-fuel-used"]) > 0
     assert int(answer.headers["wisp-memory-peak"]) >= 4 * 65536
     assert re.fullmatch(
-        r"queue;dur=[\d.]+, store;dur=[\d.]+, guest;dur=[\d.]+, nn;dur=[\d.]+", answer.headers["server-timing"]
+        r"queue;dur=[\d.]+, store;dur=[\d.]+, guest;dur=[\d.]+, nn;dur=[\d.]+, cpu;dur=[\d.]+",
+        answer.headers["server-timing"],
     )
     assert int(answer.headers["content-length"]) == len(answer.content)
     counted = api.metrics.exposition()[0].decode()

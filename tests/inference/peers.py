@@ -21,6 +21,7 @@ from wisp.wire import inferences as wire
 from wisp.wire.channel import Channel, Frame, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
 from wisp.wire.inferences import Binding, BoundModel, Kind, Status
+from wisp.wire.meters import Meter
 from wisp.wire.segments import Segment, create_fixed, create_frozen
 from wisp.wire.tensors import BY_NUMPY_NAME, NUMPY_NAMES, TensorRef, pack_tensors, unpack_tensors
 
@@ -55,8 +56,9 @@ class Answer:
 
 
 class Sandbox:
-    def __init__(self, channel: Channel, segment: Segment, number: int) -> None:
+    def __init__(self, channel: Channel, segment: Segment, meter: Meter, number: int) -> None:
         self.channel = channel
+        self.meter = meter
         self.segment = segment
         self.number = number
         self.sequence = 0
@@ -110,6 +112,7 @@ class Sandbox:
     def close(self) -> None:
         self.channel.close()
         self.segment.close()
+        self.meter.close()
 
 
 class Router:
@@ -147,9 +150,10 @@ class Router:
         mine, theirs = socket_pair()
         mine.settimeout(PATIENCE_S)
         fd = create_fixed("tensors", segment_bytes)
+        meter = Meter.create()
         with theirs:
-            self.channel.send(Kind.SLOT, wire.SLOT.pack(number), (theirs.fileno(), fd))
-        sandbox = Sandbox(Channel(mine), Segment(fd), number)
+            self.channel.send(Kind.SLOT, wire.SLOT.pack(number), (theirs.fileno(), fd, meter.fd))
+        sandbox = Sandbox(Channel(mine), Segment(fd), meter, number)
         self.sandboxes.append(sandbox)
         return sandbox
 

@@ -138,16 +138,21 @@ def receipt_headers(outcome: Outcome, version: int, receipt: Receipt, request: R
         OUTCOME_HEADERS[outcome],
         (b"wisp-version", b"%d" % version),
         (b"wisp-fuel-used", b"%d" % receipt.fuel),
+        (b"wisp-nn-fuel", b"%d" % receipt.nn_fuel),
         (b"wisp-memory-peak", b"%d" % receipt.memory_peak_bytes),
+        (b"wisp-host-calls", b"%d" % receipt.host_calls),
+        (b"wisp-inferences", b"%d" % receipt.inferences),
+        (b"wisp-tensor-bytes", b"%d" % receipt.tensor_bytes),
         (b"wisp-request-id", request.encode()),
         (
             b"server-timing",
-            b"queue;dur=%.3f, store;dur=%.3f, guest;dur=%.3f, nn;dur=%.3f"
+            b"queue;dur=%.3f, store;dur=%.3f, guest;dur=%.3f, nn;dur=%.3f, cpu;dur=%.3f"
             % (
                 receipt.queue_ns / NS_PER_MS,
                 receipt.store_ns / NS_PER_MS,
                 receipt.guest_ns / NS_PER_MS,
                 receipt.nn_ns / NS_PER_MS,
+                receipt.cpu_ns / NS_PER_MS,
             ),
         ),
     ]

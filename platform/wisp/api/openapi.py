@@ -31,10 +31,14 @@ DATA_PLANE_ERRORS: tuple[type[e.WispError], ...] = (
 RECEIPT = {
     "Wisp-Outcome": "ok, or the problem's code",
     "Wisp-Version": "the function's version that ran",
-    "Wisp-Fuel-Used": "wasm fuel",
+    "Wisp-Fuel-Used": "wasm fuel, the guest's and its inference's",
+    "Wisp-Nn-Fuel": "the part of it that inference was charged: 1,000,000 a millisecond",
     "Wisp-Memory-Peak": "bytes of linear memory",
+    "Wisp-Host-Calls": "calls from the guest into the platform",
+    "Wisp-Inferences": "inferences, those that failed or were cut off included",
+    "Wisp-Tensor-Bytes": "bytes of tensors that went into inferences and came out",
     "Wisp-Request-Id": "as in the log",
-    "Server-Timing": "queue, store, guest and nn, in milliseconds",
+    "Server-Timing": "queue, store, guest and nn on the wall, cpu of the sandbox; in milliseconds",
 }
 
 

@@ -24,6 +24,7 @@ from wisp.inference.workers import Load, Loader, Workers
 from wisp.wire import inferences as wire
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.inferences import Binding, Kind, Status
+from wisp.wire.meters import Meter
 from wisp.wire.segments import Segment
 from wisp.wire.walls import Report, encode_report
 
@@ -161,8 +162,8 @@ class Host:
         former = self._slots.get(number)
         if former is not None:
             self._close_slot(former)
-        sock_fd, segment_fd = frame.fds
-        slot = Slot(number, socket.socket(fileno=sock_fd), Segment(segment_fd))
+        sock_fd, segment_fd, meter_fd = frame.fds
+        slot = Slot(number, socket.socket(fileno=sock_fd), Segment(segment_fd), Meter(Segment(meter_fd)))
         self._slots[number] = slot
         self._selector.register(slot.channel, selectors.EVENT_READ, slot)
 
@@ -176,6 +177,7 @@ class Host:
             return
         if slot.pending is not None:
             self._settle(slot.pending, Status.UNKNOWN_INVOCATION)
+        slot.meter.begin(invocation)
         slot.invocation = Invocation(
             number=invocation, binding=binding, deadline_ns=deadline_ns, spent=[0] * len(binding.models)
         )
@@ -264,7 +266,7 @@ class Host:
                 job.slot.held = None
             job.options.terminate = True
         if status is not None:
-            job.slot.answer(job.invocation.number, job.request.sequence, status, [])
+            job.slot.settle(job, status, [], job.spent_ns(time.monotonic_ns()))
 
     def _close_slot(self, slot: Slot) -> None:
         self._selector.unregister(slot.channel)

@@ -17,6 +17,7 @@ from wisp.inference.requests import Request
 from wisp.inference.sessions import LoadedModel
 from wisp.wire.channel import Channel
 from wisp.wire.inferences import DONE_HEAD, Binding, BoundModel, Kind, Status
+from wisp.wire.meters import Meter
 from wisp.wire.segments import Segment
 from wisp.wire.tensors import TensorRef, pack_tensors
 
@@ -45,6 +46,10 @@ class Job:
     started_ns: int = 0
     claimed: bool = False
 
+    def spent_ns(self, now_ns: int) -> int:
+        """How long it has been running."""
+        return now_ns - self.started_ns if self.started_ns else 0
+
     @property
     def tenant(self) -> str:
         return self.invocation.binding.tenant
@@ -57,9 +62,10 @@ class Job:
 
 
 class Slot:
-    def __init__(self, number: int, sock: socket.socket, segment: Segment) -> None:
+    def __init__(self, number: int, sock: socket.socket, segment: Segment, meter: Meter) -> None:
         sock.setblocking(False)
         self.number = number
+        self.meter = meter
         self.channel = Channel(sock)
         self.segment = segment
         self.invocation: Invocation | None = None
@@ -79,6 +85,12 @@ class Slot:
         except OSError:
             self.shut()
 
+    def settle(self, job: Job, status: Status, outputs: list[TensorRef], nn_ns: int) -> None:
+        """Meters an inference that was accepted, and answers it: in this order, so that no answer goes uncounted."""
+        tensors = (*job.request.inputs, *outputs)
+        self.meter.add(job.invocation.number, nn_ns, sum(ref.length for ref in tensors))
+        self.answer(job.invocation.number, job.request.sequence, status, outputs, nn_ns)
+
     def shut(self) -> None:
         """Ends the socket without giving up its descriptor; the main loop then sees the end of file."""
         with contextlib.suppress(OSError):
@@ -87,3 +99,4 @@ class Slot:
     def release(self) -> None:
         self.channel.close()
         self.segment.close()
+        self.meter.close()

@@ -56,6 +56,7 @@ class Workers:
                 return True
             slot.running = job
             job.started_ns = time.monotonic_ns()
+            slot.meter.start(job.invocation.number, job.started_ns)
         run = runs.run(job.model, job.request.inputs, slot.segment.view, job.options)
         with self._lock:
             answers = not job.claimed
@@ -86,7 +87,7 @@ class Workers:
             status, refs = Status.TOO_LARGE, []
         elif status is Status.OK:
             runs.copy_out(run.outputs, refs, job.slot.segment.view)
-        job.slot.answer(job.invocation.number, job.request.sequence, status, refs, run.nn_ns)
+        job.slot.settle(job, status, refs, run.nn_ns)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

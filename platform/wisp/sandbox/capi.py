@@ -388,6 +388,10 @@ class Store:
         _check(_get_fuel(self.context, _fuel_at))
         return _fuel.value
 
+    def set_fuel(self, fuel: int) -> None:
+        """Also while the guest waits in a host call: what it then has to go on with."""
+        _check(_set_fuel(self.context, fuel))
+
     def close(self) -> None:
         if self.pointer:
             _store_delete(self.pointer)

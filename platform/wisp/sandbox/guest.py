@@ -73,7 +73,7 @@ class GuestRunner:
         cpu_ns = time.thread_time_ns()
         self.arena.begin(function.memory_bytes)
         store = Store(self.engine.pointer, fuel=fuel, epoch_ticks=EPOCH_TICKS)
-        self.current.invocation = call
+        self.current.invocation, call.fuel = call, store
         try:
             self.timer.arm(deadline_ns)
             try:
@@ -95,9 +95,9 @@ class GuestRunner:
             finally:
                 self.timer.disarm()
                 guest_ns = time.monotonic_ns() - ready_ns if ready_ns else 0
-                used = fuel - store.fuel_left()
+                used = max(0, fuel - store.fuel_left() - call.nn_fuel)
         finally:
-            self.current.invocation = None
+            self.current.invocation = call.fuel = None
             store.close()
         total_ns = time.monotonic_ns() - call.started_ns
         outcome, detail = classify(call, trap)

@@ -14,7 +14,7 @@ from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.logs import LogBuffer
 from wisp.sandbox.outbound import OutboundLine, Responses
 from wisp.wire.invocations import FunctionLink
-from wisp.wire.outcome import Denial, Outcome
+from wisp.wire.outcome import Denial, Outcome, nn_fuel
 
 
 class Inferences(Protocol):
@@ -23,6 +23,14 @@ class Inferences(Protocol):
     count: int
     time_ns: int
     tensor_bytes: int
+
+
+class Fuel(Protocol):
+    """The guest's own store, as far as it is charged for."""
+
+    def fuel_left(self) -> int: ...
+
+    def set_fuel(self, fuel: int) -> None: ...
 
 
 class Stop:
@@ -46,10 +54,12 @@ class Invocation:
         "detail",
         "environment",
         "exit_code",
+        "fuel",
         "host_calls",
         "inferences",
         "link",
         "logs",
+        "nn_fuel",
         "number",
         "random_draws",
         "refusals",
@@ -91,6 +101,10 @@ class Invocation:
         self.started_real_ns = time.time_ns()
         self.random_draws = 0
         self.host_calls = 0
+        self.fuel: Fuel | None = None
+        """There once the store is."""
+        self.nn_fuel = 0
+        """Taken out of the store for inference."""
         self.stopped: Outcome | None = None
         self.exit_code: int | None = None
         self.detail = ""
@@ -101,6 +115,17 @@ class Invocation:
             self.stopped = outcome
             self.detail = detail
         return STOP
+
+    def charge(self, nn_ns: int) -> None:
+        """Takes what an inference costs out of the guest's fuel; ends the guest if that was not left."""
+        assert self.fuel is not None
+        left, cost = self.fuel.fuel_left(), nn_fuel(nn_ns)
+        taken = min(left, cost)
+        self.nn_fuel += taken
+        self.fuel.set_fuel(left - taken)
+        if taken < cost:
+            spent = f"an inference of {nn_ns / 1e6:.3f} ms costs {cost}, {left} were left"
+            self.stop(Outcome.FUEL_EXHAUSTED, f"the fuel limit of {self.link.fuel} was reached: {spent}")
 
     def exit(self, code: int) -> Stop:
         self.exit_code = code

@@ -13,7 +13,7 @@ from enum import IntEnum
 from wisp.sandbox import memory
 from wisp.sandbox.graphs import Context, Graphs
 from wisp.sandbox.hostline import HostLost
-from wisp.sandbox.invocation import Invocation, Stop
+from wisp.sandbox.invocation import STOP, Invocation, Stop
 from wisp.wire.inferences import Status
 from wisp.wire.outcome import Outcome
 from wisp.wire.tensors import MAX_RANK, ElementType, TensorRef, TensorSpec, tensor_bytes
@@ -167,7 +167,11 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
         graphs.count += 1
         graphs.time_ns += spent_ns
     if status is Status.DEADLINE:
-        return call.stop(Outcome.INFERENCE_TIMEOUT, f"the deadline passed inside {context.graph.model.name!r}")
+        call.stop(Outcome.INFERENCE_TIMEOUT, f"the deadline passed inside {context.graph.model.name!r}")
+    if spent_ns:
+        call.charge(spent_ns)
+    if call.stopped is not None:
+        return STOP
     if status is Status.OK and not _keep(graphs, context, outputs):
         return Errno.TOO_LARGE
     return OF_STATUS[status]

@@ -173,14 +173,14 @@ class InferenceHost:
             raise ChildLost("the inference host is not running")
         self._child.send(kind, payload, fds)
 
-    def attach(self, slot: int) -> tuple[int, int]:
+    def attach(self, slot: int, meter_fd: int) -> tuple[int, int]:
         """(socket, tensor segment) for the sandbox of that slot, new on both ends; the caller owns both descriptors.
-        Raises `ChildLost`."""
+        The host counts in the meter what the slot infers. Raises `ChildLost`."""
         ours, theirs = socket_pair()
         segment = create_fixed("tensors", TENSOR_BYTES)
         try:
             with ours:
-                self._send(Kind.SLOT, SLOT.pack(slot), (ours.fileno(), segment))
+                self._send(Kind.SLOT, SLOT.pack(slot), (ours.fileno(), segment, meter_fd))
         except BaseException:
             theirs.close()
             os.close(segment)

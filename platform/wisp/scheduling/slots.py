@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from wisp.errors import ChildLost, InvalidFrame
@@ -21,6 +21,7 @@ from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.codecache import CodeSegment
 from wisp.scheduling.hosts import TENSOR_BYTES
+from wisp.scheduling.measures import Measure
 from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
 from wisp.wire.inferences import Binding
@@ -75,6 +76,18 @@ class Job:
     """None: nothing is reachable."""
 
 
+class Lost(ChildLost):
+    """A guest's process died under it; `receipt` is what could be measured from outside."""
+
+    def __init__(self, message: str, receipt: Receipt) -> None:
+        super().__init__(message)
+        self.receipt = receipt
+
+    @property
+    def ending(self) -> Ending:
+        return Ending(outcome=Outcome.CHILD_LOST, receipt=self.receipt, response=b"", logs=b"", detail=self.message)
+
+
 class Sandbox:
     """One slot of the pool and the process that fills it at present."""
 
@@ -92,6 +105,7 @@ class Sandbox:
         self._tensors: int | None = None
         """The tensor segment that this sandbox and the inference host share; None until a guest infers."""
         self._tensors_of: TenantName | None = None
+        self._measure = Measure()
         self._running: asyncio.Future[Ending] | None = None
         self._job: Job | None = None
         self._number = 0
@@ -122,6 +136,7 @@ class Sandbox:
             on_end=self._note_end,
             fds={"answer_fd": self._answer.fd, "outbound_fd": self._outbound.fd},
         )
+        self._measure.follow(self._child.pid)
 
     def start(self, job: Job, number: int) -> asyncio.Future[Ending]:
         """Sends the job; the future resolves to its ending, or to `ChildLost`. Raises `ChildLost` at once if the
@@ -130,6 +145,7 @@ class Sandbox:
         assert self._running is None
         child = self._child
         deadline_ns = time.monotonic_ns() + job.timeout_ns
+        self._measure.begin(number)
         self._bring(child, job)
         if job.binding is not None:
             # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
@@ -180,7 +196,7 @@ class Sandbox:
 
     def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
         if self._tensors is None:
-            socket_fd, self._tensors = self._pool.host.attach(self.slot)
+            socket_fd, self._tensors = self._pool.host.attach(self.slot, self._measure.renew_meter().fd)
             try:
                 child.send(Kind.ATTACH, b"{}", (socket_fd, self._tensors))
             finally:
@@ -192,6 +208,7 @@ class Sandbox:
 
     def detach(self) -> None:
         """The next guest that infers gets a new line: the host was replaced, or may still be writing to the old one."""
+        self._measure.drop_meter()
         if self._tensors is not None:
             os.close(self._tensors)
             self._tensors = None
@@ -216,13 +233,14 @@ class Sandbox:
                 self._answer.clear(used)
             if ending.outcome is Outcome.INFERENCE_TIMEOUT:
                 self.detach()
-            self._finish(ending)
+            assert self._job is not None
+            self._finish(replace(ending, receipt=self._measure.end(ending.receipt, self._job.link)))
         elif frame.kind == Kind.OUTBOUND:
             self._start_fetching(frame.payload)
         elif frame.kind == Kind.FAILED:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
-            self._finish(ChildLost("the function could not be run; its operator was told"))
+            self._lose("the function could not be run; its operator was told")
         elif frame.kind == Kind.READY and not self.ready:
             fingerprint = str(self._pool.walls.note(ChildKind.SANDBOX, frame.payload)["fingerprint"])
             self.ready = True
@@ -273,6 +291,13 @@ class Sandbox:
             self._outbound.clear(self._outbound_bytes)
             self._outbound_bytes = 0
 
+    def _lose(self, message: str) -> None:
+        """Ends what runs, if something does, without a word from its process."""
+        if self._job is not None:
+            self._finish(Lost(message, self._measure.end(Receipt(), self._job.link)))
+        else:
+            self._finish(ChildLost(message))
+
     def _finish(self, result: Ending | ChildLost) -> None:
         self._stop_fetching()
         future, job = self._running, self._job
@@ -295,7 +320,7 @@ class Sandbox:
         if self._running is not None and self._number == number and self._job is not None:
             self._pool.kills += 1
             timeout_ns = self._job.timeout_ns
-            receipt = Receipt(cpu_ns=timeout_ns, guest_ns=timeout_ns)
+            receipt = self._measure.end(Receipt(guest_ns=timeout_ns), self._job.link)
             detail = "the guest did not stop at its deadline; its process was ended"
             running, self._running = self._running, None
             if not running.done():
@@ -322,7 +347,7 @@ class Sandbox:
         self.detach()
         self._answer.clear(self._answer.size_bytes)
         self._outbound.clear(self._outbound.size_bytes)
-        self._finish(ChildLost("the process that ran this request died; try again"))
+        self._lose("the process that ran this request died; try again")
         if self._pool.stopping:
             return
         log.warning("sandbox %d ended (%s)", self.slot, reason)

@@ -6,7 +6,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
 
     router → host      LOAD    JSON {digest, bytes} + 1 frozen segment or read-only file with the model
                        UNLOAD  digest
-                       SLOT    slot u32 + socket + tensor segment; replaces the slot's former ones
+                       SLOT    slot u32 + socket + tensor segment + meter (`wire.meters`); replaces the slot's former
                        BIND    JSON `Binding`
                        UNBIND  handle u32
                        OPEN    `OPEN`: slot, handle, invocation, deadline

@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+NN_FUEL_PER_MS = 1_000_000
+"""Fuel that a millisecond of inference is charged. At this rate the defaults agree with one another (1G of fuel, a
+second), and so do a class's fuel and seconds of inference a day; a tight loop burns 6 to 30 times as much."""
+
+
+def nn_fuel(nn_ns: int) -> int:
+    return nn_ns * NN_FUEL_PER_MS // 1_000_000
+
 
 class Outcome(StrEnum):
     """A closed set; the order is part of the frame between sandbox and router (`CODES`)."""
@@ -31,10 +39,13 @@ NUMBERS: dict[Outcome, int] = {outcome: number for number, outcome in enumerate(
 class Receipt:
     """What one invocation used. Times are nanoseconds, sizes bytes; `fuel` is wasmtime's unit (about one per operator).
 
-    `fuel` is what the engine reports: 0 after a trap by signal, which is why `cpu_ns` is measured beside it.
+    `fuel` is the guest's as the engine reports it (0 after a trap by signal, which is why `cpu_ns` is measured beside
+    it) and, with it, `nn_fuel`: what its inference was charged. A sandbox reports the former alone; the router adds the
+    latter from the inference host's meter, and replaces every number that it can measure itself.
     """
 
     fuel: int = 0
+    nn_fuel: int = 0
     memory_peak_bytes: int = 0
     cpu_ns: int = 0
     queue_ns: int = 0

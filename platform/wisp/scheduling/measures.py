@@ -1,0 +1,77 @@
+"""What the router itself measures of a guest: its process's CPU time and its inference, by the host's meter.
+
+A sandbox is believed only in what nobody else can know, its guest's fuel and memory among them, and in that only up to
+what the function may use. Reading both costs about 2 µs a request.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from wisp.wire.invocations import FunctionLink
+from wisp.wire.meters import NOTHING, Meter, Metered
+from wisp.wire.outcome import Receipt, nn_fuel
+
+CPUCLOCK_SCHED = 2
+"""clock_getcpuclockid(3): a process's clock is the complement of its number, shifted over the kind."""
+
+
+class Measure:
+    """Of one slot, through its successive processes and meters."""
+
+    def __init__(self) -> None:
+        self.meter: Meter | None = None
+        self._clock = 0
+        self._cpu_ns = 0
+        self._began_ns = 0
+        self._number = 0
+        self._metered: Metered = NOTHING
+        """By meters that were replaced since the invocation began."""
+
+    def follow(self, pid: int) -> None:
+        """Another process fills the slot."""
+        self._clock = (~pid << 3) | CPUCLOCK_SCHED
+
+    def renew_meter(self) -> Meter:
+        """For a new line to the inference host."""
+        self.drop_meter()
+        self.meter = Meter.create()
+        return self.meter
+
+    def drop_meter(self) -> None:
+        """The line is given up; what was counted on it stays counted."""
+        if self.meter is not None:
+            self._metered += self.meter.read(self._number)
+            self.meter.close()
+            self.meter = None
+
+    def begin(self, number: int) -> None:
+        self._number, self._metered = number, NOTHING
+        self._began_ns = time.monotonic_ns()
+        self._cpu_ns = self._clock_ns()
+
+    def _clock_ns(self) -> int:
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:  # reaped: nobody can tell any more
+            return self._cpu_ns
+
+    def end(self, claimed: Receipt, link: FunctionLink) -> Receipt:
+        """The receipt of the invocation that began last, from what its sandbox claims."""
+        wall_ns = time.monotonic_ns() - self._began_ns
+        metered = self._metered if self.meter is None else self._metered + self.meter.read(self._number)
+        nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
+        charged = nn_fuel(nn_ns)
+        return replace(
+            claimed,
+            fuel=min(claimed.fuel, link.fuel) + charged,
+            nn_fuel=charged,
+            memory_peak_bytes=min(claimed.memory_peak_bytes, link.memory_bytes),
+            cpu_ns=self._clock_ns() - self._cpu_ns,
+            store_ns=min(claimed.store_ns, wall_ns),
+            guest_ns=min(claimed.guest_ns, wall_ns),
+            nn_ns=nn_ns,
+            inferences=metered.inferences,
+            tensor_bytes=metered.tensor_bytes,
+        )
