@@ -31,7 +31,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "bundles",
         "hostmounts",
         "plans",
-        "code",
+        "code models",
         "inspection prewarm",
         "policybook forecast",
         "deployment",

@@ -25,6 +25,7 @@ from wisp.code import CodeStore, compile_limits
 from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, NotFound
 from wisp.hostmounts import HostStore, host_mounts_of
 from wisp.inspection import facts_of
+from wisp.models import ModelStore
 from wisp.names import Digest, FunctionName, ModelName, TenantName
 from wisp.plans import make_links
 from wisp.policy.admission import admit
@@ -41,10 +42,8 @@ from wisp.registry.records import BundleFile, Draft, Model, ModelPin, Tenant, Ve
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
-from wisp.scheduling.admissions import Admissions
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.slots import Job
-from wisp.wire.admissions import Terms
 from wisp.wire.outcome import Outcome
 
 TRIAL_QUEUE_S = 10.0
@@ -73,7 +72,7 @@ class Deployer:
         code: CodeStore,
         bundles: BundleStore,
         hostfiles: HostStore,
-        admissions: Admissions,
+        models: ModelStore,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
@@ -86,7 +85,7 @@ class Deployer:
         self._code = code
         self._bundles = bundles
         self._hostfiles = hostfiles
-        self._admissions = admissions
+        self._models = models
         self._sandboxes = sandboxes
 
     @property
@@ -168,12 +167,18 @@ class Deployer:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size_bytes = os.fstat(fd).st_size
-            facts = await self._admissions.judge(fd, Terms(max_bytes=self.ceilings.ceiling.models.size))
+            facts = await self._models.admit(await asyncio.to_thread(_digest_of, file), fd)
         finally:
             os.close(fd)
         digest = await self._blobs.put_file(file)
         return await self._registry.models.put(
-            tenant, model, digest=digest, size_bytes=size_bytes, inputs=facts.inputs, outputs=facts.outputs
+            tenant,
+            model,
+            digest=digest,
+            size_bytes=size_bytes,
+            inputs=facts.inputs,
+            outputs=facts.outputs,
+            probe=facts.probe,
         )
 
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:

@@ -26,6 +26,7 @@ from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.hostmounts import HostStore
+from wisp.models import ModelStore
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
@@ -43,6 +44,8 @@ from wisp.scheduling.children import make_empty_directory
 from wisp.scheduling.codecache import CodeCache, load_key
 from wisp.scheduling.compilers import Compilers
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.modelcache import ModelCache
+from wisp.scheduling.rooms import Rooms
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
@@ -79,6 +82,7 @@ class Node:
         self.secrets: Secrets
         self.blobs: BlobStore
         self.code: CodeStore
+        self.models: ModelStore
         self.bundles: BundleStore
         self.hostfiles = HostStore()
         self.host: InferenceHost
@@ -138,6 +142,8 @@ class Node:
         compilers = Compilers(empty_directory=empty_directory, walls=self.walls)
         admissions = Admissions(empty_directory=empty_directory, walls=self.walls)
         self.code = CodeStore(cache, compilers, self.blobs)
+        models = ModelCache(self.data_dir / "models", load_key(self.data_dir / "models.key"))
+        self.models = ModelStore(models, admissions, self.blobs, lambda: self.ceilings)
         self.bundles = BundleStore(self.blobs)
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
@@ -149,7 +155,7 @@ class Node:
             code=self.code,
             bundles=self.bundles,
             hostfiles=self.hostfiles,
-            admissions=admissions,
+            models=self.models,
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,
@@ -216,7 +222,8 @@ class Node:
         self.host = InferenceHost(
             empty_directory=empty_directory,
             threads=self.settings.workers,
-            open_model=self.blobs.open,
+            open_model=self.models.open,
+            room=Rooms(self.data_dir / "models" / "rooms").make(),
             on_lost=lambda: self.sandboxes.detach_all(),
             walls=self.walls,
         )

@@ -38,7 +38,7 @@ def spawn(module: str, limits: Limits, cwd: Path, **options: int) -> tuple[subpr
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", module, *child_arguments(limits, theirs.fileno(), **options)],
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), *(fd for name, fd in options.items() if name.endswith("fd"))),
             env={},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -130,9 +130,10 @@ class Router:
         self.send_load(digest, model)
         return self.loaded()
 
-    def send_load(self, digest: str, model: bytes) -> None:
+    def send_load(self, digest: str, model: bytes, *, prepared: str = "", batch: int = 0) -> None:
         fd = create_frozen("model", [model])
-        frame = Frame(kind=Kind.LOAD, payload=json.dumps({"digest": digest, "bytes": len(model)}).encode(), fds=(fd,))
+        fields = {"digest": digest, "bytes": len(model), "batch": batch, "prepared": prepared}
+        frame = Frame(kind=Kind.LOAD, payload=json.dumps(fields).encode(), fds=(fd,))
         self.channel.send(frame.kind, frame.payload, frame.fds)
         frame.close_fds()
 
@@ -200,9 +201,15 @@ class Judgement:
 
 
 def judge(
-    upload: bytes, cwd: Path, terms: admissions.Terms, limits: Limits = ADMISSION_LIMITS, **options: int
+    upload: bytes,
+    cwd: Path,
+    terms: admissions.Terms,
+    limits: Limits = ADMISSION_LIMITS,
+    *,
+    prepared: tuple[int, ...] = (),
+    **options: int,
 ) -> Judgement:
-    """Hands an upload to a fresh admission child."""
+    """Hands an upload to a fresh admission child, with the memory files to prepare it in."""
     process, channel = spawn("wisp.inference.admission", limits, cwd, **options)
     assert process.stderr is not None
     with process.stderr:
@@ -210,7 +217,7 @@ def judge(
             ready = channel.receive()
             assert ready is None or ready.kind == admissions.Kind.READY
             fd = create_frozen("upload", [upload])
-            channel.send(admissions.Kind.JUDGE, terms.encode(), (fd,))
+            channel.send(admissions.Kind.JUDGE, terms.encode(), (fd, *prepared))
             os.close(fd)
             frame = channel.receive()
         except ConnectionError:

@@ -47,6 +47,7 @@ def test_the_facts_are_the_session_s(tmp_path: Path) -> None:
     assert isinstance(facts, ModelFacts)
     assert facts == ModelFacts(
         memory_bytes=facts.memory_bytes,
+        probe=facts.probe,
         inputs=(
             TensorSpec(name="x", dtype=ElementType.F16, shape=open_shape),
             TensorSpec(name="z", dtype=ElementType.I64, shape=(1,)),  # w has an initializer: no input

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from wisp.errors import InvalidFrame
 from wisp.wire.admissions import (
+    MAX_BATCH_ROWS,
     MAX_DIM,
     MAX_NAME_CHARS,
     MAX_REASON_CHARS,
     ModelFacts,
+    ModelProbe,
     Refusal,
     Terms,
     decode_verdict,
@@ -33,7 +35,18 @@ SPECS = st.builds(
 LISTS = st.lists(SPECS, max_size=4, unique_by=lambda spec: spec.name).map(tuple)
 
 
-@given(st.builds(ModelFacts, inputs=LISTS, outputs=LISTS, memory_bytes=st.integers(0, 2**40)))
+AMOUNTS = st.integers(0, 2**40)
+PROBES = st.builds(
+    ModelProbe,
+    latency_us=AMOUNTS,
+    batch_latency_us=AMOUNTS,
+    peak_bytes=AMOUNTS,
+    batch=st.integers(0, MAX_BATCH_ROWS),
+    note=NAMES,
+)
+
+
+@given(st.builds(ModelFacts, inputs=LISTS, outputs=LISTS, memory_bytes=AMOUNTS, probe=PROBES, weights_bytes=AMOUNTS))
 def test_facts_come_back(facts: ModelFacts) -> None:
     assert decode_verdict(encode_verdict(facts)) == facts
 
@@ -49,8 +62,16 @@ def test_terms_come_back() -> None:
     assert Terms.decode(terms.encode()) == terms
 
 
+PROBE = {"latency_us": 1, "batch_latency_us": 1, "peak_bytes": 1, "batch": 0, "note": ""}
+REST = {"memory_bytes": 1, "probe": PROBE, "weights_bytes": 0}
+
+
 def facts(**spec: Any) -> dict[str, Any]:
-    return {"ok": True, "inputs": [{**SPEC, **spec}], "outputs": [], "memory_bytes": 1}
+    return {"ok": True, "inputs": [{**SPEC, **spec}], "outputs": [], **REST}
+
+
+def probed(**odd: Any) -> dict[str, Any]:
+    return {**facts(), "probe": {**PROBE, **odd}}
 
 
 @pytest.mark.parametrize(
@@ -59,22 +80,30 @@ def facts(**spec: Any) -> dict[str, Any]:
         [],
         None,
         {},
-        {"ok": 1, "inputs": [], "outputs": [], "memory_bytes": 1},
+        {"ok": 1, "inputs": [], "outputs": [], **REST},
         {"ok": True},
         {"ok": True, "inputs": [], "outputs": []},
-        {"ok": True, "inputs": [], "outputs": [], "memory_bytes": -1},
-        {"ok": True, "inputs": [], "outputs": [], "memory_bytes": 2**63},
-        {"ok": True, "inputs": [], "outputs": [], "memory_bytes": True},
-        {"ok": True, "inputs": [], "outputs": [], "memory_bytes": 1, "more": 1},
-        {"ok": True, "inputs": {}, "outputs": [], "memory_bytes": 1},
-        {"ok": True, "inputs": [SPEC, SPEC], "outputs": [], "memory_bytes": 1},
+        {**facts(), "memory_bytes": -1},
+        {**facts(), "memory_bytes": 2**63},
+        {**facts(), "memory_bytes": True},
+        {**facts(), "weights_bytes": 0.5},
+        {**facts(), "probe": None},
+        {**facts(), "more": 1},
+        probed(latency_us=-1),
+        probed(peak_bytes="1"),
+        probed(batch=MAX_BATCH_ROWS + 1),
+        probed(note="\n"),
+        probed(note=None),
+        probed(more=1),
+        {"ok": True, "inputs": {}, "outputs": [], **REST},
+        {"ok": True, "inputs": [SPEC, SPEC], "outputs": [], **REST},
         {
             "ok": True,
             "inputs": [{**SPEC, "name": str(i)} for i in range(MAX_TENSORS + 1)],
             "outputs": [],
-            "memory_bytes": 1,
+            **REST,
         },
-        {"ok": True, "inputs": [7], "outputs": [], "memory_bytes": 1},
+        {"ok": True, "inputs": [7], "outputs": [], **REST},
         facts(more=1),
         facts(name=""),
         facts(name=7),

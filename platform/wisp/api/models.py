@@ -11,6 +11,7 @@ from wisp.api.uploads import received_file
 from wisp.errors import InUse, InvalidModel, InvalidName, NotFound, StorageQuota
 from wisp.names import TenantName
 from wisp.registry.records import Model
+from wisp.wire.admissions import ModelProbe
 from wisp.wire.tensors import NUMPY_NAMES, TensorSpec
 
 
@@ -23,6 +24,18 @@ def show(model: Model) -> dict[str, object]:
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
         "created": moment(model.created_at),
+        "probe": None if model.probe is None else _probe(model.probe),
+    }
+
+
+def _probe(probe: ModelProbe) -> dict[str, object]:
+    """Times in milliseconds, of one run; `batch8_ms` is null where the model's first dimension is not open."""
+    return {
+        "latency_ms": probe.latency_us / 1000 if probe.latency_us else None,
+        "batch8_ms": probe.batch_latency_us / 1000 if probe.batch_latency_us else None,
+        "peak_bytes": probe.peak_bytes,
+        "batch": probe.batch,
+        "note": probe.note,
     }
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+from dataclasses import replace
 
 from wisp.errors import InvalidModel
 from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, encode_verdict
@@ -21,12 +22,17 @@ from wisp.wire.walls import ChildKind, encode_report, raise_walls
 ARENA_BYTES = 256 << 20
 
 
-def judge(fd: int, terms: Terms, options: dict[str, int], statm: int) -> ModelFacts:
-    """Raises `InvalidModel`. The descriptors stay open."""
+def judge(
+    fd: int, terms: Terms, options: dict[str, int], statm: int, prepared: tuple[int, int] | None = None
+) -> ModelFacts:
+    """`prepared`: the memory files for the optimised model and its weights. Raises `InvalidModel`. The descriptors stay
+    open."""
     size_bytes = os.fstat(fd).st_size
     if size_bytes > terms.max_bytes:
         raise InvalidModel(f"the file has {size_bytes} bytes, at most {terms.max_bytes} are allowed")
     from wisp.inference.inspection import inspect
+    from wisp.inference.preparation import prepare
+    from wisp.inference.probe import probe
     from wisp.inference.sessions import FOLDING_BYTES, Sessions
 
     inspect(os.pread(fd, size_bytes, 0), terms)
@@ -41,7 +47,29 @@ def judge(fd: int, terms: Terms, options: dict[str, int], statm: int) -> ModelFa
             f"the model takes {memory_bytes} bytes of memory once it is open; "
             f"at most {terms.max_memory_bytes} are allowed"
         )
-    return ModelFacts(inputs=model.inputs, outputs=model.outputs, memory_bytes=memory_bytes)
+    high_bytes = peak_bytes()
+    found = probe(model)
+    peak = max(memory_bytes, resident_bytes(statm) - before_bytes)
+    if peak_bytes() > high_bytes:  # while it ran; otherwise something before was the highest
+        peak = max(peak, peak_bytes() - before_bytes)
+    facts = ModelFacts(
+        inputs=model.inputs,
+        outputs=model.outputs,
+        memory_bytes=memory_bytes,
+        probe=replace(found, peak_bytes=peak),
+    )
+    if prepared is None:
+        return facts
+    del model
+    try:
+        return replace(facts, weights_bytes=prepare(sessions, fd, *prepared))
+    except (InvalidModel, OSError, MemoryError):
+        return facts  # it is opened as it is
+
+
+def peak_bytes() -> int:
+    """The most that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resident_bytes(statm: int) -> int:
@@ -52,8 +80,8 @@ def resident_bytes(statm: int) -> int:
 def main() -> int:
     channel, options = enter()
     # Only now: they are imported under the limits; and before the walls, past which no file can be opened.
-    import wisp.inference.inspection
-    import wisp.inference.sessions  # noqa: F401
+    import wisp.inference.preparation
+    import wisp.inference.probe  # noqa: F401
 
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     channel.send(Kind.READY, json.dumps({"walls": encode_report(raise_walls(ChildKind.ADMISSION))}).encode())
@@ -62,8 +90,9 @@ def main() -> int:
         return 0
     verdict: ModelFacts | Refusal
     try:
-        (fd,) = frame.fds
-        verdict = judge(fd, Terms.decode(frame.payload), options, statm)
+        fd, *files = frame.fds
+        prepared = (files[0], files[1]) if files else None
+        verdict = judge(fd, Terms.decode(frame.payload), options, statm, prepared)
     except InvalidModel as error:
         verdict = Refusal(reason=error.message)
     except MemoryError:

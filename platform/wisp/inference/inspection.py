@@ -7,6 +7,8 @@ specification, IR.md and onnx.proto.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -14,11 +16,23 @@ from google.protobuf.message import DecodeError
 
 from wisp.errors import InvalidModel
 from wisp.inference.reasons import quote
-from wisp.wire.admissions import MAX_NAME_CHARS, Terms
+from wisp.wire.admissions import MAX_NAME_CHARS, ControlFlow, Terms
 from wisp.wire.tensors import MAX_TENSORS, NUMPY_NAMES
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 """The operator sets that every onnxruntime build has."""
+MAX_DEPTH = 16
+"""Of graphs in each other, the model's own included."""
+MAX_FUNCTIONS = 4096
+MAX_CONSTANT_RANK = 64
+MAX_ELEMENTS = 1 << 32
+GRAPH = onnx.GraphProto.DESCRIPTOR.full_name
+CONTROL_FLOW = {
+    "If": ControlFlow.BRANCHES,
+    "Loop": ControlFlow.LOOPS,
+    "Scan": ControlFlow.LOOPS,
+    "SequenceMap": ControlFlow.LOOPS,
+}
 ELEMENTS = {
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.FLOAT,
@@ -46,32 +60,56 @@ def inspect(data: bytes, terms: Terms) -> None:
     _check_arguments(model.graph)
 
 
-def _walk(model: onnx.ModelProto, terms: Terms) -> None:
-    functions = {(function.domain, function.name) for function in model.functions}
-    nodes = 0
-    stack: list[Any] = [model]
+def walk(model: onnx.ModelProto) -> Iterator[tuple[Any, int]]:
+    """Every message from which a tensor or a node can be reached, those included, and how many graphs it lies in."""
+    stack: list[tuple[Any, int]] = [(model, 0)]
     while stack:
-        message = stack.pop()
+        message, depth = stack.pop()
+        yield message, depth
         if isinstance(message, onnx.TensorProto):
-            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
-                raise InvalidModel(
-                    f"tensor {quote(message.name)} keeps its data in another file; save the model in one file"
-                )
             continue
-        if isinstance(message, onnx.NodeProto):
+        for descriptor, value in message.ListFields():
+            if descriptor.message_type is not None and descriptor.message_type.full_name in HOLDERS:
+                deeper = depth + (descriptor.message_type.full_name == GRAPH)
+                stack += [(item, deeper) for item in ((value,) if hasattr(value, "ListFields") else value)]
+
+
+def _walk(model: onnx.ModelProto, terms: Terms) -> None:
+    if len(model.functions) > MAX_FUNCTIONS:
+        raise InvalidModel(
+            f"the model has {len(model.functions)} functions of its own, at most {MAX_FUNCTIONS} are allowed"
+        )
+    functions = {(function.domain, function.name) for function in model.functions}
+    refused = {op: needed for op, needed in CONTROL_FLOW.items() if needed > ControlFlow(terms.control_flow)}
+    nodes = 0
+    for message, depth in walk(model):
+        if depth > MAX_DEPTH:
+            raise InvalidModel(f"the model's graphs lie more than {MAX_DEPTH} deep in each other")
+        if isinstance(message, onnx.TensorProto):
+            _check_tensor(message)
+        elif isinstance(message, onnx.NodeProto):
             nodes += 1
             if nodes > terms.max_nodes:
                 raise InvalidModel(f"the model has more than {terms.max_nodes} nodes")
-            _check_node(message, functions)
-        for descriptor, value in message.ListFields():
-            if descriptor.message_type is not None and descriptor.message_type.full_name in HOLDERS:
-                if hasattr(value, "ListFields"):
-                    stack.append(value)
-                else:
-                    stack.extend(value)
+            _check_node(message, functions, refused)
 
 
-def _check_node(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> None:
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise InvalidModel(f"tensor {quote(tensor.name)} keeps its data in another file; save the model in one file")
+    if len(tensor.dims) > MAX_CONSTANT_RANK or any(dim < 0 for dim in tensor.dims):
+        raise InvalidModel(f"tensor {quote(tensor.name)} has impossible dimensions")
+    elements = math.prod(tensor.dims)
+    if elements > MAX_ELEMENTS:
+        raise InvalidModel(f"tensor {quote(tensor.name)} has {elements} elements, at most {MAX_ELEMENTS} are allowed")
+
+
+def _check_node(node: onnx.NodeProto, functions: set[tuple[str, str]], refused: dict[str, ControlFlow]) -> None:
+    if node.op_type in refused:
+        raise InvalidModel(
+            f"node {quote(node.name)} is {quote(node.op_type)}; "
+            f"it needs control_flow: {refused[node.op_type].word} in the ceiling's models"
+        )
     if node.op_type == "EPContext":
         raise InvalidModel(f"node {quote(node.name)} is an EPContext: compiled parts for one device are not accepted")
     if node.domain not in DOMAINS and (node.domain, node.op_type) not in functions:

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 from wisp.errors import InvalidFrame
 from wisp.inference import runs
@@ -122,7 +123,7 @@ class Host:
             case Kind.SLOT:
                 self._attach(wire.SLOT.unpack(frame.payload)[0], frame)
             case Kind.LOAD:
-                self._load(json.loads(frame.payload)["digest"], frame)
+                self._load(json.loads(frame.payload), frame)
             case Kind.UNLOAD:
                 # Inferences that were accepted keep the session; the last one to end drops it.
                 digest = frame.payload.decode()
@@ -131,18 +132,21 @@ class Host:
             case other:
                 raise InvalidFrame(f"the router sent {other.name}")
 
-    def _load(self, digest: str, frame: Frame) -> None:
+    def _load(self, fields: dict[str, Any], frame: Frame) -> None:
         (fd,) = frame.fds
+        digest = fields["digest"]
         load = self._loads.get(digest)
         if load is None and digest not in self._models:
-            self._loads[digest] = Load(digest=digest, fd=fd)
+            self._loads[digest] = Load(
+                digest=digest, fd=fd, prepared=fields.get("prepared", ""), batch=fields.get("batch", 0)
+            )
             self._loader.put(self._loads[digest])
             return
         frame.close_fds()
         if load is not None:
             load.frames += 1
         else:
-            self._tell(Kind.LOADED, {"digest": digest, "ok": True, "error": "", "load_ms": 0})
+            self._tell(Kind.LOADED, {"digest": digest, "ok": True, "error": "", "load_ms": 0, "shared": False})
 
     def _report_loads(self) -> None:
         for load in self._loader.finished():
@@ -155,7 +159,13 @@ class Host:
             for _ in range(load.frames):
                 self._tell(
                     Kind.LOADED,
-                    {"digest": load.digest, "ok": not load.error, "error": load.error, "load_ms": load.load_ms},
+                    {
+                        "digest": load.digest,
+                        "ok": not load.error,
+                        "error": load.error,
+                        "load_ms": load.load_ms,
+                        "shared": load.model is not None and load.model.shared,
+                    },
                 )
 
     def _attach(self, number: int, frame: Frame) -> None:

@@ -7,6 +7,7 @@ together: an arena with `max_mem` that all sessions share, and a bound on what c
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import onnxruntime
 
 from wisp.errors import InvalidModel
 from wisp.inference.reasons import plain, quote
-from wisp.wire.admissions import MAX_DIM
+from wisp.wire.admissions import MAX_DIM, PREPARED_MODEL
 from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, ElementType, TensorSpec
 
 ARENA_BYTES = 1 << 30
@@ -23,6 +24,9 @@ FOLDING_BYTES = 16 << 20
 LOG_FATAL = 4
 EXTEND_AS_REQUESTED = 1
 ORT_DEFAULT = -1
+
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""glibc's."""
 
 ELEMENTS: dict[str, ElementType] = {
     "tensor(float16)": ElementType.F16,
@@ -42,16 +46,24 @@ class LoadedModel:
     session: onnxruntime.InferenceSession
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batch: int = 0
+    """How many rows may go into one run, as the probe at admission found; 0 if none may."""
+    shared: bool = False
+    """Whether its weights are mapped from the file that other processes map too."""
 
 
 class Sessions:
     """Makes sessions, one at a time (creating two at once is not safe), on one capped arena.
 
     One per process: the arena belongs to onnxruntime's process-wide environment. `arena_bytes` bounds what all
-    running inferences use together, `folding_bytes` a single constant computed while a model is opened.
+    running inferences use together, `folding_bytes` a single constant computed while a model is opened. `prepared`: the
+    directory in which this process finds prepared models (`inference.preparation`), if it was given one.
     """
 
-    def __init__(self, *, arena_bytes: int = ARENA_BYTES, folding_bytes: int = FOLDING_BYTES) -> None:
+    def __init__(
+        self, *, arena_bytes: int = ARENA_BYTES, folding_bytes: int = FOLDING_BYTES, prepared: str | None = None
+    ) -> None:
+        self._prepared = prepared
         onnxruntime.set_default_logger_severity(LOG_FATAL)
         onnxruntime.disable_telemetry_events()
         arena = onnxruntime.OrtArenaCfg(
@@ -69,13 +81,50 @@ class Sessions:
         self._folding_bytes = folding_bytes
         self._creation = threading.Lock()
 
-    def open(self, digest: str, fd: int) -> LoadedModel:
-        """Opens the model that `fd` (left open) leads to. Raises `InvalidModel` with onnxruntime's reason."""
-        source = _path_or_bytes(fd)
+    def open(self, digest: str, fd: int, *, prepared: str = "", batch: int = 0) -> LoadedModel:
+        """Opens the model that `fd` (left open) leads to. `prepared`: where, in the directory of prepared models, the
+        same model lies optimised; it is opened instead, unless that fails. Raises `InvalidModel` with onnxruntime's
+        reason."""
+        session = self._open_prepared(prepared) if prepared and self._prepared is not None else None
+        shared = session is not None
+        if session is None:
+            session = self._create(_path_or_bytes(fd), self._options())
+        _give_back_free_memory()
+        return LoadedModel(
+            digest=digest,
+            session=session,
+            inputs=_specs("input", session.get_inputs()),
+            outputs=_specs("output", session.get_outputs()),
+            batch=batch,
+            shared=shared,
+        )
+
+    def _open_prepared(self, name: str) -> onnxruntime.InferenceSession | None:
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimised
+        try:
+            return self._create(f"{self._prepared}/{name}/{PREPARED_MODEL}", options)
+        except InvalidModel:
+            return None
+
+    def optimise(self, fd: int, *, model_path: str, weights_name: str, least: int) -> None:
+        """Writes the optimised model to `model_path`, and its constants from `least` bytes on, with what the kernels
+        make of them, to `weights_name` beside it. Raises `InvalidModel`."""
+        options = self._options()
+        options.optimized_model_filepath = model_path
+        for key, value in (
+            ("session.optimized_model_external_initializers_file_name", weights_name),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", str(least)),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(key, value)
+        self._create(_path_or_bytes(fd), options)
+
+    def _create(self, source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         try:
             with self._creation:
                 session = onnxruntime.InferenceSession(
-                    source, self._options(), providers=["CPUExecutionProvider"], disabled_optimizers=None
+                    source, options, providers=["CPUExecutionProvider"], disabled_optimizers=None
                 )
         except Exception as error:  # onnxruntime raises plain Exceptions of many classes
             if "bad_alloc" in str(error):
@@ -85,12 +134,7 @@ class Sessions:
             session._model_bytes = (
                 None  # kept for a change of providers, which nothing here makes; as large as the file
             )
-        return LoadedModel(
-            digest=digest,
-            session=session,
-            inputs=_specs("input", session.get_inputs()),
-            outputs=_specs("output", session.get_outputs()),
-        )
+        return session
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -107,6 +151,13 @@ class Sessions:
         ):
             options.add_session_config_entry(key, value)
         return options
+
+
+def _give_back_free_memory() -> None:
+    """What opening a model took for a moment, as much as its weights, stays with the allocator otherwise. See
+    malloc_trim(3)."""
+    if _malloc_trim is not None:
+        _malloc_trim(ctypes.c_size_t(0))
 
 
 def _path_or_bytes(fd: int) -> str | bytes:

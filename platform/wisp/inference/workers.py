@@ -96,6 +96,8 @@ class Load:
 
     digest: str
     fd: int
+    prepared: str = ""
+    batch: int = 0
     frames: int = 1
     model: LoadedModel | None = None
     error: str = ""
@@ -140,7 +142,7 @@ class Loader:
             return False
         began = time.monotonic()
         try:
-            load.model = self._sessions.open(load.digest, load.fd)
+            load.model = self._sessions.open(load.digest, load.fd, prepared=load.prepared, batch=load.batch)
         except (InvalidModel, OSError, MemoryError) as error:
             load.error = str(error) or type(error).__name__
         finally:

@@ -20,6 +20,19 @@ class Target(StrEnum):
     ANY = "any"
 
 
+class ControlFlow(StrEnum):
+    """How much a model's graph may decide by itself: nothing, which branch to take, or how often to run a part too."""
+
+    NONE = "none"
+    BRANCHES = "branches"
+    LOOPS = "loops"
+
+    @property
+    def level(self) -> int:
+        """Each allows what those below it do."""
+        return list(ControlFlow).index(self)
+
+
 class Clock(StrEnum):
     """What a guest sees of time: the exact clock, one in coarse steps, or one that stands still."""
 

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from wisp.policy import fields as f
-from wisp.policy.choices import Access, Clock, Method, OnViolation, Random, Target
+from wisp.policy.choices import Access, Clock, ControlFlow, Method, OnViolation, Random, Target
 from wisp.policy.document import Positions
 from wisp.policy.hostrules import DEFAULT_REQUESTS, METHODS, HostRule, in_order
 from wisp.policy.hosts import parse_host_pattern
@@ -167,6 +167,9 @@ class ModelCeiling(Section):
     max_time: f.Timeout = NS_PER_MS
     inline: bool = False
     targets: tuple[f.PlaceWord, ...] = ()
+    control_flow: f.ControlFlowWord = Field(
+        ControlFlow.BRANCHES, description="how much the graph of a model may decide by itself"
+    )
 
 
 class FileCeiling(Section):

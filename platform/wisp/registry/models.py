@@ -22,6 +22,7 @@ from wisp.registry.connection import Connection
 from wisp.registry.keys import Kind, key, keys, model_field, reference_field
 from wisp.registry.records import Model, ModelPin
 from wisp.registry.refusals import accepted
+from wisp.wire.admissions import ModelProbe
 from wisp.wire.tensors import TensorSpec
 
 ANNOUNCEMENT_S = 60
@@ -69,6 +70,7 @@ class Models:
         size_bytes: int,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
+        probe: ModelProbe | None = None,
     ) -> tuple[Model, bool]:
         """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant."""
         place = model_place(tenant, name)
@@ -81,6 +83,7 @@ class Models:
             inputs=inputs,
             outputs=outputs,
             created_at=int(time.time()),
+            probe=probe,
         )
         kinds = [Kind.MODELS, Kind.MODEL_DIGESTS, Kind.MODEL_NUMBERS, Kind.GENERATION]
         if tenant is not None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from wisp.names import ClassName, Digest, FunctionName, KeyId, ModelName, TenantName
 from wisp.registry.traffic import Traffic
+from wisp.wire.admissions import ModelProbe
 from wisp.wire.tensors import TensorSpec
 
 
@@ -52,6 +53,8 @@ class Model:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     created_at: int
+    probe: ModelProbe | None = None
+    """What admission found when it tried the model out; None for those that were pushed before it did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

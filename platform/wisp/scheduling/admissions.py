@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from wisp.errors import Fault, InvalidFrame, InvalidModel
@@ -13,6 +14,8 @@ from wisp.wire.confinement import Limits
 from wisp.wire.walls import ChildKind
 
 CPU_S = 20
+WRITTEN_FACTOR = 4
+"""Of a model's size, the most that preparing it may write: its weights twice, padded by the kernels."""
 WALL_S = 60.0
 ADDRESS_SPACE_BYTES = 3 * 1024 * 1024 * 1024
 """onnxruntime alone maps more than one GiB; the arena's own cap bounds what a model may take of it."""
@@ -30,11 +33,14 @@ class Admissions:
         self._walls = WallWatch() if walls is None else walls
         self._free = asyncio.Semaphore(concurrent)
 
-    async def judge(self, model_fd: int, terms: Terms) -> ModelFacts:
-        """What the model takes and gives. Raises `InvalidModel` with the reason."""
-        async with self._free, self._converse() as child:
+    async def judge(self, model_fd: int, terms: Terms, prepared: tuple[int, int] | None = None) -> ModelFacts:
+        """What the model takes and gives, and how it did when it was tried out. `prepared`: two empty memory files, for
+        the optimised model and its weights; the child is gone when this returns. Raises `InvalidModel` with the
+        reason."""
+        file_bytes = 0 if prepared is None else WRITTEN_FACTOR * os.fstat(model_fd).st_size
+        async with self._free, self._converse(file_bytes) as child:
             try:
-                frame = await child.ask(Kind.JUDGE, terms.encode(), (model_fd,))
+                frame = await child.ask(Kind.JUDGE, terms.encode(), (model_fd, *(prepared or ())))
             except ChildSilent as error:
                 raise refusal(f"it could not be loaded within the limits: {error.message}") from error
         if frame.kind != Kind.VERDICT:
@@ -44,12 +50,12 @@ class Admissions:
             raise refusal(verdict.reason)
         return verdict
 
-    def _converse(self) -> Conversation:
+    def _converse(self, file_bytes: int = 0) -> Conversation:
         return Conversation(
             "wisp.inference.admission",
             kind=ChildKind.ADMISSION,
             ready=Kind.READY,
-            limits=Limits(address_space_bytes=ADDRESS_SPACE_BYTES, cpu_s=CPU_S, open_files=64),
+            limits=Limits(address_space_bytes=ADDRESS_SPACE_BYTES, cpu_s=CPU_S, file_bytes=file_bytes, open_files=64),
             wall_s=WALL_S,
             empty_directory=self._empty_directory,
             walls=self._walls,

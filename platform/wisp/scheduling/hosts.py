@@ -12,11 +12,13 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from wisp.errors import ChildLost, ModelLoading, WispError
 from wisp.names import Digest
 from wisp.scheduling.children import Child
+from wisp.scheduling.rooms import Room
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
 from wisp.wire.confinement import Limits
@@ -33,8 +35,26 @@ LOAD_WAIT_S = 5.0
 READY_S = 30.0
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 
-OpenModel = Callable[[Digest], Awaitable[int]]
-"""A read-only descriptor of a model's bytes; whoever called closes it."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """What a host needs to open a model, as it stands in a LOAD frame: `fd`, a read-only descriptor of its bytes, which
+    whoever asked closes; `prepared`, the name under which its optimised form appears in the host's room, or "";
+    `batch`, how many rows may go into one run, or 0."""
+
+    fd: int
+    batch: int = 0
+    prepared: str = ""
+
+    def frame(self, digest: Digest) -> bytes:
+        size_bytes = os.fstat(self.fd).st_size
+        return json.dumps(
+            {"digest": digest, "bytes": size_bytes, "batch": self.batch, "prepared": self.prepared}
+        ).encode()
+
+
+OpenModel = Callable[[Digest, Room], Awaitable[OpenedModel]]
+"""For the host whose room it is; the name shown there is hidden again once the host has opened the model."""
 
 
 class InferenceHost:
@@ -46,6 +66,7 @@ class InferenceHost:
         empty_directory: Path,
         threads: int,
         open_model: OpenModel,
+        room: Room,
         on_lost: Callable[[], None],
         walls: WallWatch | None = None,
     ) -> None:
@@ -53,6 +74,8 @@ class InferenceHost:
         self._walls = WallWatch() if walls is None else walls
         self._threads = threads
         self._open_model = open_model
+        self._room = room
+        self._shown: dict[Digest, str] = {}
         self._on_lost = on_lost
         self._child: Child | None = None
         self._ready = asyncio.Event()
@@ -90,6 +113,7 @@ class InferenceHost:
             empty_directory=self._empty_directory,
             on_frame=self._take,
             on_end=self._note_end,
+            fds={"models_fd": self._room.fd},
             options={"threads": self._threads},
         )
 
@@ -101,6 +125,7 @@ class InferenceHost:
         elif frame.kind == Kind.LOADED:
             answer = json.loads(frame.payload)
             digest = Digest(answer["digest"])
+            self._room.hide(self._shown.pop(digest, ""))
             if answer["ok"]:
                 self._loaded.add(digest)
             else:
@@ -112,6 +137,9 @@ class InferenceHost:
     def _note_end(self, reason: str) -> None:
         self._ready.clear()
         self._loaded.clear()
+        for name in self._shown.values():
+            self._room.hide(name)
+        self._shown.clear()
         self._bound.clear()
         for waiting in self._loading.values():
             if not waiting.done():
@@ -156,11 +184,12 @@ class InferenceHost:
 
     async def _send_load(self, digest: Digest, waiting: asyncio.Future[str]) -> None:
         try:
-            fd = await self._open_model(digest)
+            opened = await self._open_model(digest, self._room)
+            self._shown[digest] = opened.prepared
             try:
-                self._send(Kind.LOAD, json.dumps({"digest": digest, "bytes": os.fstat(fd).st_size}).encode(), (fd,))
+                self._send(Kind.LOAD, opened.frame(digest), (opened.fd,))
             finally:
-                os.close(fd)
+                os.close(opened.fd)
         except WispError as error:
             if self._loading.get(digest) is waiting:
                 del self._loading[digest]
@@ -212,3 +241,4 @@ class InferenceHost:
         if self._child is not None:
             self._child.kill("the platform stops")
             await self._child.reaped()
+        self._room.close()

@@ -4,7 +4,9 @@ The router vouches for every invocation before its guest starts: OPEN names the 
 binding (tenant, models, bounds) and the deadline. A sandbox then asks over its slot's own socket, and is believed in
 nothing beyond which slot it is: models go by their number in the binding, bounds come from the binding.
 
-    router → host      LOAD    JSON {digest, bytes} + 1 frozen segment or read-only file with the model
+    router → host      LOAD    JSON {digest, bytes, batch, prepared} + 1 frozen segment or read-only file with the
+                               model. `batch`: rows that may go into one run, 0 for none. `prepared`: the directory,
+                               below the one that the host can read, with the optimised model and its weights, or ""
                        UNLOAD  digest
                        SLOT    slot u32 + socket + tensor segment + meter (`wire.meters`); replaces the slot's former
                        BIND    JSON `Binding`
@@ -12,7 +14,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
                        OPEN    `OPEN`: slot, handle, invocation, deadline
                        CLOSE   `CLOSE`: slot, invocation; cancels what the slot still infers
     host → router      READY   JSON {walls}
-                       LOADED  JSON {digest, ok, error, load_ms}
+                       LOADED  JSON {digest, ok, error, load_ms, shared: are its weights mapped}
     sandbox → host     COMPUTE `COMPUTE_HEAD`, then that many packed tensors (`wire.tensors`)
     host → sandbox     DONE    `DONE_HEAD`, then that many packed tensors
 """

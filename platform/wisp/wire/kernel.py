@@ -22,6 +22,11 @@ PR_GET_NO_NEW_PRIVS: Final = 39
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SLAVE: Final = 0x80000
+
+CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWUSER: Final = 0x10000000
@@ -32,7 +37,9 @@ CAP_SETPCAP: Final = 8
 CAP_SYS_ADMIN: Final = 21
 CAPABILITY_VERSION_3: Final = 0x20080522
 
-LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
+LANDLOCK_RULE_PATH_BENEATH: Final = 1
+LANDLOCK_ACCESS_FS_READ_FILE: Final = 1 << 2
 """The same on every architecture, as for all calls since 5.1."""
 LANDLOCK_CREATE_RULESET_VERSION: Final = 1
 SECCOMP_SET_MODE_FILTER: Final = 1
@@ -62,6 +69,16 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
+def mount(source: str | None, target: str, flags: int) -> None:
+    """See mount(2); no file system type, no data."""
+    _checked(
+        _libc.mount(
+            None if source is None else os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None
+        ),
+        "mount",
+    )
+
+
 def capabilities() -> tuple[int, int, int]:
     """(effective, permitted, inheritable) of the calling thread, as bit masks."""
     header = ctypes.create_string_buffer(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), 8)
@@ -86,9 +103,10 @@ def landlock_abi() -> int:
     return _checked(int(_syscall(number, nothing, ctypes.c_size_t(0), version)), "landlock_create_ruleset")
 
 
-def landlock_forbid(files: int, network: int, scope: int) -> None:
-    """Forbids these rights without exception, to the calling thread and those that it starts. `network` needs ABI 4,
-    `scope` ABI 6; 0 is right below. Needs no_new_privs."""
+def landlock_forbid(files: int, network: int, scope: int, readable: int | None = None) -> None:
+    """Forbids these rights to the calling thread and those that it starts, without exception but one: files below the
+    directory `readable` can still be opened for reading. `network` needs ABI 4, `scope` ABI 6; 0 is right below. Needs
+    no_new_privs."""
     attributes = struct.pack("<QQQ", files, network, scope)
     # An older kernel refuses a structure that is longer than what it knows, unless the rest is zero.
     ruleset = _checked(
@@ -103,6 +121,20 @@ def landlock_forbid(files: int, network: int, scope: int) -> None:
         "landlock_create_ruleset",
     )
     try:
+        if readable is not None:
+            beneath = struct.pack("<Qi", LANDLOCK_ACCESS_FS_READ_FILE, readable)
+            _checked(
+                int(
+                    _syscall(
+                        ctypes.c_long(LANDLOCK_ADD_RULE),
+                        ctypes.c_int(ruleset),
+                        ctypes.c_uint(LANDLOCK_RULE_PATH_BENEATH),
+                        ctypes.create_string_buffer(beneath, len(beneath)),
+                        ctypes.c_uint(0),
+                    )
+                ),
+                "landlock_add_rule",
+            )
         number = ctypes.c_long(LANDLOCK_RESTRICT_SELF)
         _checked(int(_syscall(number, ctypes.c_int(ruleset), ctypes.c_uint(0))), "landlock_restrict_self")
     finally:

@@ -59,12 +59,12 @@ class Condition:
         return ARGUMENTS_AT + 8 * self.argument + 4 * self.high
 
 
-def conditions(pid: int, code: Code) -> dict[str, tuple[Condition, ...]]:
-    """Calls that are allowed with some arguments only."""
+def conditions(pid: int, code: Code, *, writes: bool = False) -> dict[str, tuple[Condition, ...]]:
+    """Calls that are allowed with some arguments only. `writes`: paths may be opened for writing too."""
     mapping = () if code is Code.ANY else (Condition(argument=2, mask=PROT_EXEC | PROT_WRITE, values=code.value),)
     return {
-        "open": (Condition(argument=1, mask=WRITABLE, values=(0,)),),
-        "openat": (Condition(argument=2, mask=WRITABLE, values=(0,)),),
+        "open": () if writes else (Condition(argument=1, mask=WRITABLE, values=(0,)),),
+        "openat": () if writes else (Condition(argument=2, mask=WRITABLE, values=(0,)),),
         # A thread, never a process. What clone3 is asked lies in memory, where no filter can look: libraries that
         # hear that the kernel has no such call use clone.
         "clone": (Condition(argument=0, mask=THREAD | NAMESPACES, values=(THREAD,)),),

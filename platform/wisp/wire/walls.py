@@ -7,6 +7,7 @@ allow is left out and reported with the reason; whether that will do is the rout
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ UNPRIVILEGED: Final = 65533
 """User and group of a child whose router is root. Not "nobody", whom other software may be, too."""
 SECUREBITS_LOCKED: Final = 0xEF
 """Every bit of <linux/securebits.h> but SECBIT_KEEP_CAPS, and every lock: uid 0 means nothing any more."""
+SHOWN_AT: Final = "/tmp"  # noqa: S108 - nothing is written there
+"""Over what lies there, in a mount namespace of the child's own. Every system has it, and no child needs it."""
 MAX_DETAIL_CHARS: Final = 200
 
 
@@ -66,13 +69,25 @@ class WallState:
 Report = Mapping[Wall, WallState]
 
 
-def _leave_root(kind: ChildKind) -> str:
+def _show(readable: int) -> None:
+    """Lets this directory be reached by a path once this is not root any more, whose path may lead through directories
+    that only root can search. Not a wall: without it, whoever asked finds no path to it."""
+    with contextlib.suppress(OSError):
+        path = str(Path(f"/proc/self/fd/{readable}").readlink())
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", kernel.MS_REC | kernel.MS_SLAVE)
+        kernel.mount(path, SHOWN_AT, kernel.MS_BIND)
+
+
+def _leave_root(kind: ChildKind, readable: int | None) -> str:
     """The interpreter may lie where only root can read, so everything is imported by now."""
     if os.geteuid() != 0:
         return f"user {os.geteuid()}"
     effective, permitted, _ = kernel.capabilities()
     if not effective & 1 << kernel.CAP_KILL:
         raise PermissionError(1, "without CAP_KILL the platform could not end a child of another user")
+    if readable is not None:
+        _show(readable)
     kept = permitted & (1 << kernel.CAP_SYS_ADMIN | 1 << kernel.CAP_SETPCAP)
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     os.setgroups([])
@@ -82,7 +97,7 @@ def _leave_root(kind: ChildKind) -> str:
     return f"user {UNPRIVILEGED}"
 
 
-def _separate(kind: ChildKind) -> str:
+def _separate(kind: ChildKind, readable: int | None) -> str:
     apart = kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     try:
         kernel.unshare(kernel.CLONE_NEWUSER | apart)
@@ -96,7 +111,7 @@ def _separate(kind: ChildKind) -> str:
     return "user, network, ipc, uts"
 
 
-def _drop_capabilities(kind: ChildKind) -> str:
+def _drop_capabilities(kind: ChildKind, readable: int | None) -> str:
     for option, arguments in (
         (kernel.PR_CAP_AMBIENT, (kernel.PR_CAP_AMBIENT_CLEAR_ALL,)),
         (kernel.PR_SET_SECUREBITS, (SECUREBITS_LOCKED,)),
@@ -120,17 +135,17 @@ def _where_allowed(option: int, *arguments: int) -> bool:
     return True
 
 
-def _hide_memory(kind: ChildKind) -> str:
+def _hide_memory(kind: ChildKind, readable: int | None) -> str:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     return ""
 
 
-def _forbid_files(kind: ChildKind) -> str:
+def _forbid_files(kind: ChildKind, readable: int | None) -> str:
     """Every right that this kernel's ABI knows. An anonymous segment is no file of any tree: it can still be opened
     by /proc/self/fd, which the engine needs."""
     abi = kernel.landlock_abi()
     files = (1 << (13 + (abi >= 2) + (abi >= 3) + (abi >= 5))) - 1
-    kernel.landlock_forbid(files, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
+    kernel.landlock_forbid(files, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0, readable)
     _expect_refusal("/proc/self/status")
     return f"abi {abi}"
 
@@ -143,19 +158,30 @@ def _expect_refusal(path: str) -> None:
     raise PermissionError(1, f"{path} can still be opened")
 
 
-def _filter_calls(kind: ChildKind) -> str:
+def _filter_calls(kind: ChildKind, readable: int | None) -> str:
     kernel.install_filter(
         assemble(
             kernel.MACHINE,
             allowed=ALLOWED | EVENTS if kind is ChildKind.INFERENCE else ALLOWED,
             hostile=HOSTILE,
-            conditional=conditions(os.getpid(), CODE[kind]),
+            conditional=conditions(
+                os.getpid(), CODE[kind], writes=kind is ChildKind.ADMISSION and _files_are_forbidden()
+            ),
         )
     )
     return ""
 
 
-Step = tuple[Wall, Callable[[ChildKind], str]]
+def _files_are_forbidden() -> bool:
+    """onnxruntime opens the memory files that it writes an optimised model to by their paths."""
+    try:
+        _expect_refusal("/proc/self/status")
+    except OSError:
+        return False
+    return True
+
+
+Step = tuple[Wall, Callable[[ChildKind, int | None], str]]
 STEPS: Final[tuple[Step, ...]] = (
     (Wall.PRIVILEGES, _leave_root),
     (Wall.NAMESPACES, _separate),
@@ -169,15 +195,16 @@ CREDENTIALS: Final = frozenset({Wall.PRIVILEGES, Wall.NAMESPACES})
 OF_ONE_THREAD: Final = CREDENTIALS | {Wall.LANDLOCK}
 
 
-def raise_walls(kind: ChildKind) -> dict[Wall, WallState]:
-    """Raises what this machine allows, and says what is up. After it no module can be imported any more."""
+def raise_walls(kind: ChildKind, readable: int | None = None) -> dict[Wall, WallState]:
+    """Raises what this machine allows, and says what is up. After it no module can be imported any more, and no file
+    opened but those below the directory `readable`, which `shown` finds."""
     parent = os.getppid()
     threads = len(list(Path("/proc/self/task").iterdir()))
     details: dict[Wall, list[str]] = {}
     failures: dict[Wall, str] = {}
     for wall, step in STEPS:
         try:
-            detail = step(kind)
+            detail = step(kind, readable)
         except OSError as error:
             failures.setdefault(wall, str(error.strerror))
         else:
@@ -192,6 +219,18 @@ def raise_walls(kind: ChildKind) -> dict[Wall, WallState]:
         else WallState(up=wall in details, detail=", ".join(details.get(wall, ["left out"])))
         for wall in Wall
     }
+
+
+def shown(readable: int) -> str | None:
+    """The path by which this child reaches the directory that it was given; None if its user cannot."""
+    there = os.fstat(readable)
+    for path in (SHOWN_AT, f"/proc/self/fd/{readable}"):
+        with contextlib.suppress(OSError):
+            resolved = Path(path).resolve(strict=True)
+            found = resolved.stat()
+            if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
+                return str(resolved)
+    return None
 
 
 def encode_report(report: Report) -> dict[str, Any]:
