@@ -32,7 +32,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "hostmounts",
         "plans",
         "code models",
-        "inspection prewarm",
+        "inspection prewarm keeping",
         "policybook forecast",
         "deployment",
         "dispatch",

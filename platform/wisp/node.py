@@ -26,6 +26,7 @@ from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.hostmounts import HostStore
+from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.models import ModelStore
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
@@ -33,7 +34,7 @@ from wisp.prewarm import Prewarmer
 from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
-from wisp.registry.following import Following
+from wisp.registry.following import Following, nothing
 from wisp.registry.garbage import collect_garbage
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
@@ -90,6 +91,7 @@ class Node:
         self.deployer: Deployer
         self.dispatcher: Dispatcher
         self.egress: Egress
+        self.kept: KeptState | None = None
         self._stack = AsyncExitStack()
 
     @property
@@ -119,7 +121,8 @@ class Node:
         assert url is not None
         self.registry = Registry(url)
         self._stack.push_async_callback(self.registry.aclose)
-        await self.registry.prepare()
+        self.kept = None if embedded is not None else await KeptState.open(self.data_dir)
+        offline = await prepare_registry(self.registry, self.kept)
         self.book = make_policy_book(
             self.registry.policies,
             directory=self.settings.policies,
@@ -127,9 +130,11 @@ class Node:
             alone=embedded is not None,
         )
         self._stack.push_async_callback(self.book.close)
-        await self.book.open()
+        await self.book.open(None if self.kept is None or not offline else self.kept.policies)
         self.secrets = Secrets(self.registry.connection, SecretCipher(self._secrets_key()))
         self.snapshot = Snapshot(self.registry)
+        if self.kept is not None:
+            await self.kept.restore(self.snapshot, offline=offline)
         self.blobs = open_blobs(
             self.settings.blobs or (f"file://{quote(str(self.data_dir / 'blobs'))}" if embedded else "redis:"),
             connection=self.registry.connection,
@@ -188,8 +193,25 @@ class Node:
             ceilings=lambda: self.ceilings,
         )
         self.snapshot.prepare = prewarmer.warm
-        following = Following(self.snapshot, on_policy=self.book.wake, on_function=prewarmer.upload)
-        await self._start_background(embedded, following.run(), prewarmer.run())
+        following = Following(
+            self.snapshot,
+            prepare_registry=self.registry.prepare if offline else nothing,
+            on_policy=self.book.wake,
+            on_function=prewarmer.upload,
+        )
+        beside = [following.run(), prewarmer.run()]
+        if self.kept is not None:
+            elsewhere = self.settings.blobs is None or not self.settings.blobs.startswith("file:")
+            self.kept.keeper = Keeper(
+                self.kept.file,
+                self.snapshot,
+                policies=lambda: self.book.documents.values(),
+                unsettled=lambda: following.unsettled,
+                blobs=self.blobs if elsewhere else None,
+            )
+            beside.append(self.kept.keeper.run())
+            self._stack.push_async_callback(self.kept.keeper.save)
+        await self._start_background(embedded, *beside)
 
     def _prepare_directories(self) -> Path:
         try:
@@ -280,6 +302,6 @@ class Node:
             "draining": self.draining,
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,
-            "registry": self.snapshot.reach.as_json(),
+            "registry": self.snapshot.reach.as_json() | ({} if self.kept is None else {"kept": self.kept.as_json()}),
             "policies": {"source": self.book.source.value, "faulty": sorted(self.book.faults)},
         }

@@ -63,8 +63,11 @@ class PolicyBook(ABC):
         self._turn = asyncio.Lock()
 
     @abstractmethod
-    async def open(self) -> None:
-        """The first documents. Raises `InvalidPolicy` unless all of them are right: a node does not guess."""
+    async def open(self, kept: tuple[PolicyText, ...] | None = None) -> None:
+        """The first documents. `kept`: those that a former process followed, where the registry cannot be asked.
+
+        Raises `InvalidPolicy` unless all of them are right: a node does not guess.
+        """
 
     @abstractmethod
     async def put(self, name: str, text: bytes, *, author: str, expected: tuple[str, ...] | None) -> Placed:
@@ -148,12 +151,13 @@ class FileBook(PolicyBook):
         self._read = Reading(texts={}, faults={})
         self._unrecorded: set[str] = set()
 
-    async def open(self) -> None:
+    async def open(self, kept: tuple[PolicyText, ...] | None = None) -> None:
         self._put_in_force(await asyncio.to_thread(Ceilings.load, self.directory))
         self._read = Reading(texts=self._written.texts, faults={})
         self.documents = {name: self._noted(name, text) for name, text in self._written.texts.items()}
         self._unrecorded = set(self.documents)
-        await self._record()
+        if kept is None:
+            await self._record()
 
     async def close(self) -> None:
         return
@@ -208,7 +212,12 @@ class RedisBook(PolicyBook):
         self._seen = -1
         self._acknowledged = 0
 
-    async def open(self) -> None:
+    async def open(self, kept: tuple[PolicyText, ...] | None = None) -> None:
+        if kept is not None:
+            self.documents = {document.name: document for document in kept}
+            texts = {name: document.text.encode() for name, document in self.documents.items()}
+            self._put_in_force(await asyncio.to_thread(Ceilings.parse, texts))
+            return
         packaged = await asyncio.to_thread(Ceilings.load, self._defaults)
         await self.policies.seed(packaged.texts, author="packaged")
         stored = await self.policies.read()

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.errors import NotFound, WispError
 from wisp.hostmounts import HostStore
-from wisp.names import Digest, FunctionName, TenantName
+from wisp.names import FunctionName, TenantName
 from wisp.plans import Plan, Plans
 from wisp.policy.ceilings import Ceilings
 from wisp.registry.functions import Functions
-from wisp.registry.records import Draft, Entry
+from wisp.registry.records import Entry
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.slots import Job
@@ -31,19 +31,6 @@ SWITCH_S: Final = 10.0
 RETRY_S: Final = 0.25
 MAX_UPLOADS: Final = 1024
 """Uploads whose code waits to be compiled; beyond them the first use compiles."""
-
-Keep = Callable[[frozenset[Digest]], Awaitable[None]]
-"""Brings blobs onto this node's disk."""
-
-
-def blobs_of(version: Draft) -> frozenset[Digest]:
-    """Everything of a version that lies in the object store."""
-    pins = (pin.digest for pin in version.models)
-    return frozenset((version.module, *(file.digest for file in version.bundle), *pins))
-
-
-async def keep_nothing(_: frozenset[Digest]) -> None:
-    """The blobs are on this node's disk as it is."""
 
 
 class Prewarmer:
@@ -60,7 +47,6 @@ class Prewarmer:
         host: InferenceHost,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
-        keep: Keep = keep_nothing,
         switch_s: float = SWITCH_S,
     ) -> None:
         self._plans = plans
@@ -71,7 +57,6 @@ class Prewarmer:
         self._host = host
         self._sandboxes = sandboxes
         self._ceilings = ceilings
-        self._keep = keep
         self._switch_s = switch_s
         self._uploads: dict[tuple[TenantName, FunctionName], None] = {}
         self._uploaded = asyncio.Event()
@@ -156,7 +141,6 @@ class Prewarmer:
             latest = (await self._functions.get(tenant, function)).latest
             version = await self._functions.version(tenant, function, latest)
             await self._code.segment(version.module, self._ceilings())
-            await self._keep(blobs_of(version))
         except NotFound:
             pass  # deleted, or its latest version was
         except WispError as error:

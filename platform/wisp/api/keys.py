@@ -31,7 +31,7 @@ async def create(context: Context) -> Response:
         raise InvalidRequest("functions: only an invoke key is bound to some functions")
     functions = None if wanted.functions is None else tuple(sorted({parse_function(f) for f in wanted.functions}))
     key, secret = await context.node.registry.keys.issue(context.owner, role, functions)
-    context.node.snapshot.invalidate(context.owner)
+    context.node.snapshot.doubt_key(context.owner, key.id)
     return document(show(key) | {"secret": secret}, 201)
 
 
@@ -48,7 +48,7 @@ async def delete(context: Context) -> Response:
     if not may_touch(context, found[0].role):
         raise Forbidden("a deploy key removes invoke keys; deploy keys are the operator's to remove")
     await context.node.registry.keys.revoke(context.owner, key_id)
-    context.node.snapshot.invalidate(context.owner)
+    context.node.snapshot.doubt_key(context.owner, key_id)
     return nothing()
 
 

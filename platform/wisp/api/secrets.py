@@ -25,13 +25,13 @@ async def put(context: Context) -> Response:
     name = _name(context)
     value = await context.read(MAX_VALUE_BYTES, "a secret")
     created = await context.node.secrets.put(context.owner, name, value)
-    context.node.snapshot.invalidate(context.owner)
+    context.node.snapshot.end(context.owner)
     return document({"secret": name}, 201 if created else 200)
 
 
 async def delete(context: Context) -> Response:
     await context.node.secrets.delete(context.owner, _name(context))
-    context.node.snapshot.invalidate(context.owner)
+    context.node.snapshot.end(context.owner)
     return nothing()
 
 

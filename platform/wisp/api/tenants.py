@@ -58,7 +58,7 @@ async def change(context: Context) -> Response:
         raise InvalidRequest("give class or suspended, or both")
     class_name = None if wanted.class_name is None else known_class(context, wanted.class_name)
     tenant = await context.node.registry.tenants.patch(context.owner, class_name=class_name, suspended=wanted.suspended)
-    context.node.snapshot.invalidate(tenant.name)
+    context.node.snapshot.end(tenant.name)
     return document(show(tenant))
 
 

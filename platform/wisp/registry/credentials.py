@@ -90,6 +90,12 @@ class Credentials:
         found = self._read(tenant, key_id, raw)
         return found if hmac.compare_digest(found.secret_sha256, secret_sha256(secret)) else None
 
+    async def recall(self, tenant: TenantName, key_id: KeyId, sha256: str) -> Key | None:
+        """The key that was known by this hash of its secret, if it still is one."""
+        raw = await self.connection.hash_get(key(tenant, Kind.KEYS), key_id)
+        found = None if raw is None else self._read(tenant, key_id, raw)
+        return found if found is not None and hmac.compare_digest(found.secret_sha256, sha256) else None
+
     def _read(self, tenant: TenantName, key_id: str, raw: bytes) -> Key:
         place = f"{tenant}/{key_id}"
         found = decode(Key, raw, place=place)

@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from wisp.errors import RegistryUnavailable
-from wisp.names import FunctionName, TenantName
+from wisp.names import FunctionName, KeyId, TenantName
 from wisp.registry.events import LISTEN_S, Event, Subscribed
 from wisp.registry.shelf import Named
 from wisp.registry.snapshot import Snapshot
@@ -56,6 +56,8 @@ class Following:
         self._look = asyncio.Event()
         self._loads = asyncio.Semaphore(LOADS)
         self._overdue: dict[Named, None] = {}
+        self._missing: dict[Named, None] = {}
+        self._missing_keys: dict[Named, KeyId] = {}
         self._waiting: set[Named] = set()
         self._prepared = prepare_registry is nothing
 
@@ -92,11 +94,11 @@ class Following:
             case "secret":
                 snapshot.doubt_functions(tenant)
             case "key":
-                snapshot.doubt_keys(tenant)
+                snapshot.doubt_key(tenant, event.name)
             case "model":
                 pass
             case _:  # the tenant itself, perhaps suspended, or something that a newer wisp tells of
-                snapshot.invalidate(tenant)
+                snapshot.end(tenant)
 
     async def _listen(self, listen_s: float) -> None:
         pause_s = FIRST_PAUSE_S
@@ -143,9 +145,11 @@ class Following:
                 snapshot.seen[tenant] = generation
                 snapshot.doubt(tenant)
         snapshot.due.update(self._overdue)
-        self._overdue.clear()
-        if snapshot.due:
-            snapshot.changed.set()
+        snapshot.recalled.update(self._missing)
+        snapshot.recalled_keys.update(self._missing_keys)
+        for waited in (self._overdue, self._missing, self._missing_keys):
+            waited.clear()
+        snapshot.changed.set()
         if reach.met():
             log.warning("the registry is back")
         return True
@@ -160,13 +164,37 @@ class Following:
                     if key not in self._waiting:
                         self._waiting.add(key)
                         group.create_task(self._renew_one(key))
+                recalled, self.snapshot.recalled = self.snapshot.recalled, {}
+                for key in recalled:
+                    group.create_task(self._recall(key))
+                recalled_keys, self.snapshot.recalled_keys = self.snapshot.recalled_keys, {}
+                for key, key_id in recalled_keys.items():
+                    group.create_task(self._recall_key(key, key_id))
 
     async def _renew_one(self, key: Named) -> None:
         """Not one after the other for one function: a suspension does not wait for what a former version loads."""
+        name = FunctionName(key.name)
         try:
             await self._loads.acquire()
             self._waiting.discard(key)
-            await self.snapshot.refresh(key.tenant, FunctionName(key.name), on_loaded=self._loads.release)
+            await self.snapshot.refresh(key.tenant, name, on_loaded=self._loads.release)
+        except asyncio.CancelledError:
+            self._overdue[key] = None
+            raise
         except RegistryUnavailable as error:
             self._overdue[key] = None  # until it answers again
             log.warning("%s/%s has changed, and its new state cannot be read yet: %s", *key, error)
+
+    async def _recall(self, place: Named) -> None:
+        try:
+            async with self._loads:
+                await self.snapshot.function(place.tenant, FunctionName(place.name))
+        except RegistryUnavailable:
+            self._missing[place] = None
+
+    async def _recall_key(self, place: Named, key_id: KeyId) -> None:
+        try:
+            async with self._loads:
+                await self.snapshot.recall_key(place, key_id)
+        except RegistryUnavailable:
+            self._missing_keys[place] = key_id

@@ -44,6 +44,7 @@ class Reach:
         stale_s = self.stale_s
         return {
             "reachable": self.reachable,
+            "mode": "normal" if self.reachable else "read_only",
             "since": int(self.since),
             "stale_s": None if stale_s is None else round(stale_s, 1),
         }

@@ -8,12 +8,13 @@ anything else is `RegistryUnavailable`. `registry.following` tells it what chang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Literal, TypeVar
 
 from wisp.errors import RegistryUnavailable
-from wisp.names import FunctionName, TenantName
+from wisp.names import FunctionName, KeyId, TenantName
 from wisp.registry.credentials import parse_secret, secret_sha256
+from wisp.registry.kept import Kept
 from wisp.registry.keys import version_field
 from wisp.registry.memory import Memory, Unknown
 from wisp.registry.reach import Reach
@@ -53,10 +54,12 @@ class Snapshot:
         self.seen: dict[TenantName, int] = {}
         self.due: dict[Named, None] = {}
         """Functions that have changed and wait for their renewal, in order."""
+        self.recalled: dict[Named, None] = {}
+        """Functions that were forgotten for what may have become of them, to be known again if they still are."""
+        self.recalled_keys: dict[Named, KeyId] = {}
+        """Likewise keys."""
         self.changed = asyncio.Event()
         """Something is due."""
-        self.changes = 0
-        """Grows with everything that is remembered or forgotten here."""
 
     def peek_function(self, tenant: TenantName, name: FunctionName) -> Entry | Literal[Unknown.UNKNOWN] | None:
         """From memory alone: None is known to be missing, `UNKNOWN` is not known: await `function`."""
@@ -120,7 +123,6 @@ class Snapshot:
 
     def invalidate(self, tenant: TenantName, function: FunctionName | None = None) -> None:
         """Forgets one function, or all that is remembered of a tenant, at once: for what must not answer any more."""
-        self.changes += 1
         if function is not None:
             wanted = Named(tenant, function)
             self.functions.invalidate(lambda key: key == wanted)
@@ -132,7 +134,6 @@ class Snapshot:
     def doubt_function(self, tenant: TenantName, function: FunctionName) -> None:
         """It has changed: what is known answers until the renewal is through."""
         self._forget_pins(tenant, function)
-        self.changes += 1
         self.due[Named(tenant, function)] = None
         self.changed.set()
 
@@ -143,13 +144,66 @@ class Snapshot:
         for key in self.functions.memory.found:
             if key.tenant == tenant:
                 self.due[key] = None
-        self.changes += 1
         self.changed.set()
 
+    def doubt_key(self, tenant: TenantName, key_id: str) -> None:
+        """It was issued or revoked: forgotten at once, with what is known to be nobody's."""
+        found = self.keys.memory.found
+        self.keys.invalidate(lambda key: key.tenant == tenant and (key not in found or found[key].id == key_id))
+
     def doubt_keys(self, tenant: TenantName) -> None:
-        """Forgotten at once: a revoked key answers no more."""
-        self.changes += 1
+        """Forgotten at once, so that a revoked one answers no more, and asked for again."""
+        self._recall_keys(tenant)
         self.keys.invalidate(lambda key: key.tenant == tenant)
+
+    def end(self, tenant: TenantName) -> None:
+        """The tenant itself has changed, perhaps it was suspended: nothing of it answers before it is read again."""
+        self._recall_keys(tenant)
+        self._recall(key for key in self.functions.memory.found if key.tenant == tenant)
+        self.invalidate(tenant)
+
+    def restore(self, kept: Kept, generations: Mapping[TenantName, int] | None) -> None:
+        """What a former process knew. `generations`: what the registry says now, and what has changed since is only
+        asked for again; None while it cannot be asked, and all of it answers."""
+        whole = {
+            tenant
+            for tenant, number in kept.generations.items()
+            if generations is None or generations.get(tenant) == number
+        }
+        self.seen.update({tenant: kept.generations[tenant] for tenant in whole})
+        for entry in kept.entries:
+            place = Named(entry.tenant.name, entry.function.name)
+            if place.tenant in whole:
+                self.functions.memory.store(place, entry)
+            else:
+                self._recall((place,))
+        for key in kept.keys:
+            place = Named(key.tenant, key.secret_sha256)
+            if place.tenant in whole:
+                self.keys.memory.store(place, key)
+            else:
+                self.recalled_keys[place] = key.id
+        for tenant in kept.tenants:
+            if tenant.name in whole:
+                self.tenants.memory.store(Named(tenant.name, ""), tenant)
+        self.changed.set()
+
+    def _recall(self, places: Iterable[Named]) -> None:
+        self.recalled.update(dict.fromkeys(places))
+        self.changed.set()
+
+    def _recall_keys(self, tenant: TenantName) -> None:
+        for place, key in self.keys.memory.found.items():
+            if place.tenant == tenant:
+                self.recalled_keys[place] = key.id
+        self.changed.set()
+
+    async def recall_key(self, place: Named, key_id: KeyId) -> None:
+        """Knows a key again, without anybody who shows its secret."""
+        await self.keys.get(
+            place,
+            lambda: self._load(place.tenant, lambda: self.registry.keys.recall(place.tenant, key_id, place.name)),
+        )
 
     def doubt(self, tenant: TenantName) -> None:
         """Something of the tenant has changed, nobody said what."""
@@ -184,9 +238,7 @@ class Snapshot:
             if len(self.seen) >= 2 * self.capacity:
                 self.forget_unused()
             self.seen.setdefault(tenant, generation)
-        value = await load()
-        self.changes += 1
-        return value
+        return await load()
 
     async def _prepare_entry(self, entry: Entry) -> None:
         if not entry.function.suspended and not entry.tenant.suspended:
