@@ -69,3 +69,73 @@ async def test_updates_in_a_row_under_a_crowd_lose_and_mix_nothing(
         for crowd in (near, far):
             assert not crowd.count.wrong
             assert crowd.count.right == crowd.count.sent > UPDATES
+
+
+def registry_of(platform: Platform) -> dict[str, object]:
+    found = platform.ready()["registry"]
+    assert isinstance(found, dict)
+    return found
+
+
+def answers(platform: Platform, number: int, key: str = "") -> bool:
+    answer = platform.call("GET", "/t/acme/which", key=key or platform.key)
+    return answer.status_code == 200 and f"NUMBER={number}\0" in answer.text
+
+
+async def test_a_node_without_its_registry_goes_on_with_what_it_kept_and_catches_up(
+    tmp_path: Path, shared: tuple[RedisProcess, tuple[str, ...]]
+) -> None:
+    server, flags = shared
+    flags = (*flags[:2], *flags[4:])  # blobs in Redis: this node has copies
+    edge, centre = place(tmp_path, "edge"), place(tmp_path, "centre")
+    with serving(edge, *flags) as process:
+        platform = Platform(process.port)
+        platform.make_tenant("acme")
+        assert platform.upload("which", 1).status_code == 201
+        assert platform.upload("unused", 1).status_code == 201
+        other = platform.call("POST", "/v1/tenants/acme/keys", json={"role": "invoke"}).json()
+        assert answers(platform, 1)
+        assert answers(platform, 1, other["secret"])
+    server.kill()
+    with serving(edge, *flags) as process:
+        platform.port = process.port
+        ready = platform.ready()
+        assert ready["ready"]
+        assert registry_of(platform)["reachable"] is False
+        assert registry_of(platform)["mode"] == "read_only"
+        assert answers(platform, 1)
+        assert answers(platform, 1, other["secret"])
+        strange = other["secret"][:-1] + ("A" if other["secret"][-1] != "A" else "B")
+        for path, key in (("/t/acme/which", strange), ("/t/acme/unused", platform.key)):
+            assert platform.call("GET", path, key=key).json()["code"] == "registry_unavailable"
+        assert platform.upload("which", 2).json()["code"] == "registry_unavailable"
+
+        server.start()
+        until(lambda: registry_of(platform)["reachable"] is True)
+        assert answers(platform, 1)
+        with serving(centre, *flags) as second:
+            elsewhere = Platform(second.port, platform.key)
+            assert elsewhere.upload("which", 2).json()["version"] == 2
+            elsewhere.call("DELETE", f"/v1/tenants/acme/keys/{other['id']}").raise_for_status()
+        until(lambda: answers(platform, 2))
+        until(lambda: platform.call("GET", "/t/acme/which", key=other["secret"]).status_code == 401)
+
+    snapshot = edge / "data" / "snapshot"
+    whole = snapshot.read_bytes()
+    assert b'"TOKEN"' not in whole
+    assert platform.key.encode() not in whole
+    server.kill()
+    snapshot.write_bytes(whole.replace(b'"suspended":false', b'"suspended":null', 1))
+    with pytest.raises(AssertionError, match=r"(?s)damaged, or another node's.*cannot be reached.*is damaged"):
+        serving(edge, *flags).__enter__()
+    snapshot.unlink()
+    with pytest.raises(AssertionError, match=r"cannot be reached.*a kept snapshot to go on with is not there"):
+        serving(edge, *flags).__enter__()
+    snapshot.write_bytes(whole.replace(b'"suspended":false', b'"suspended":null', 1))
+    server.start()
+    with serving(edge, *flags) as process:
+        platform.port = process.port
+        kept = registry_of(platform)["kept"]
+        assert isinstance(kept, dict)
+        assert kept["found_damaged"] is True
+        assert answers(platform, 2)

@@ -203,7 +203,10 @@ async def _drained(node: Node, stop: asyncio.Event) -> None:
 def gauges_of(node: Node) -> Gauges:
     slots = node.sandboxes.slots
     busy = sum(slot.busy for slot in slots)
+    stale_s = node.snapshot.reach.stale_s
     return Gauges(
+        registry_reachable=node.snapshot.reach.reachable,
+        registry_stale_seconds=-1.0 if stale_s is None else stale_s,
         sandboxes_busy=busy,
         sandboxes_idle=max(0, sum(slot.ready for slot in slots) - busy),
         queued=node.sandboxes.queued,

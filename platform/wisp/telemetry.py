@@ -82,6 +82,8 @@ class Gauges:
     bytes_in_flight: int = 0
     sandbox_restarts: int = 0
     inference_restarts: int = 0
+    registry_reachable: bool = True
+    registry_stale_seconds: float = 0.0
     blob_cache_bytes: int = 0
     blob_faults: Mapping[str, int] = field(default_factory=dict)
     denials: Mapping[str, int] = field(default_factory=dict)
@@ -93,6 +95,8 @@ HELP = {
     "sandboxes_busy": "Sandboxes that run a guest.",
     "queued": "Requests that wait for a sandbox.",
     "bytes_in_flight": "Bytes of request and response bodies that this node holds.",
+    "registry_reachable": "Whether the registry answers; while it does not, this node answers from memory.",
+    "registry_stale_seconds": "Since what this node remembers was last compared with the registry; -1: never yet.",
     "blob_cache_bytes": "Bytes of this node's copies of blobs that are kept elsewhere.",
 }
 
@@ -163,7 +167,7 @@ class _Watched(Collector):
         gauges = self.metrics.gauges()
         for name in (each.name for each in fields(gauges)):
             if name in HELP:
-                yield GaugeMetricFamily(f"wisp_{name}", HELP[name], value=getattr(gauges, name))
+                yield GaugeMetricFamily(f"wisp_{name}", HELP[name], value=float(getattr(gauges, name)))
         restarts = CounterMetricFamily("wisp_child_restarts", "Children replaced after they died.", labels=["kind"])
         restarts.add_metric(["sandbox"], gauges.sandbox_restarts)
         restarts.add_metric(["inference"], gauges.inference_restarts)
