@@ -44,6 +44,7 @@ def test_unknown_variables_are_refused_and_other_peoples_ignored() -> None:
         ("drain_delay", "5"),
         ("drain_timeout", "-1s"),
         ("drain_timeout", "1h"),
+        ("batch_delay", "6ms"),
         ("body_budget", "0"),
         ("body_budget", "64K"),
         ("body_timeout", "0s"),

@@ -244,6 +244,7 @@ class Node:
         self.host = InferenceHost(
             empty_directory=empty_directory,
             threads=self.settings.workers,
+            batch_delay_s=self.settings.batch_delay_s,
             open_model=self.models.open,
             room=Rooms(self.data_dir / "models" / "rooms").make(),
             on_lost=lambda: self.sandboxes.detach_all(),

@@ -16,7 +16,7 @@ from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName
 from wisp.policy.ceilings import Ceilings
-from wisp.policy.choices import Access, OnViolation
+from wisp.policy.choices import Access, Batch, OnViolation
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
@@ -79,6 +79,7 @@ def make_links(
     grants: Grants,
     pins: tuple[ModelPin, ...],
     secrets: tuple[tuple[str, str], ...] = (),
+    weight: int = 1,
 ) -> tuple[FunctionLink, Binding | None]:
     """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their values."""
     handle = next(_handles)
@@ -118,10 +119,15 @@ def make_links(
     if not granted:
         return link, None
     bound = tuple(
-        BoundModel(digest=pin.digest, max_inferences=grant.max_inferences, max_time_ns=grant.max_time_ns)
+        BoundModel(
+            digest=pin.digest,
+            max_inferences=grant.max_inferences,
+            max_time_ns=grant.max_time_ns,
+            shares_batches=pin.shared and grant.batch is Batch.SHARED,
+        )
         for grant, pin in granted
     )
-    return link, Binding(handle=handle, tenant=tenant, models=bound)
+    return link, Binding(handle=handle, tenant=tenant, models=bound, weight=weight)
 
 
 def grants_of(draft: Draft, tenant: Tenant, ceilings: Ceilings) -> Grants:
@@ -248,14 +254,23 @@ class Plans:
         grants = grants_of(version, tenant, ceilings)
         sealed = _of(entry, grants.secrets)
         secrets = self._secrets.variables(tenant.name, sealed)
-        link, binding = make_links(tenant.name, entry.function.name, version.module, grants, version.models, secrets)
+        tenant_class = ceilings.for_class(tenant.class_name)
+        link, binding = make_links(
+            tenant.name,
+            entry.function.name,
+            version.module,
+            grants,
+            version.models,
+            secrets,
+            weight=tenant_class.weight,
+        )
         return Plan(
             entry=entry,
             record=version,
             secrets=sealed,
             ceilings=ceilings,
             grants=grants,
-            quota=ceilings.for_class(tenant.class_name).quota,
+            quota=tenant_class.quota,
             module=version.module,
             version=version.number,
             link=link,

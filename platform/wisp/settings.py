@@ -22,6 +22,7 @@ MIN_OPERATOR_KEY = 32
 MAX_OPERATOR_KEY = 512
 SECRETS_KEY_BYTES = 32
 MASK = "***"
+MAX_BATCH_DELAY_S = 0.005
 
 BINARY = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SIZE = re.compile(r"(0|[1-9][0-9]{0,14})(Ki|Mi|Gi|Ti|)", re.ASCII)
@@ -49,6 +50,13 @@ def _time_s(text: str) -> float:
     if match is None:
         raise ValueError("a whole number followed by ms, s or m")
     return int(match[1]) * TIME_UNITS_S[match[2]]
+
+
+def _batch_delay(text: str) -> float:
+    value = _time_s(text)
+    if value > MAX_BATCH_DELAY_S:
+        raise ValueError("0ms to 5ms")
+    return value
 
 
 def _positive(parse: Callable[[str], float], rule: str) -> Callable[[str], float]:
@@ -217,6 +225,14 @@ SETTINGS: tuple[Setting, ...] = (
         unit="_s",
     ),
     Setting(
+        name="batch_delay",
+        parse=_batch_delay,
+        default="0ms",
+        metavar="TIME",
+        help="how long an inference waits for others to share a run, 5ms at most; 0ms: only what waits anyway",
+        unit="_s",
+    ),
+    Setting(
         name="operator_key",
         parse=_operator_key,
         default=None,
@@ -258,6 +274,7 @@ class Settings:
     require_walls: bool
     body_budget_bytes: int
     body_timeout_s: float
+    batch_delay_s: float
     operator_key: str | None = field(repr=False)
     secrets_key: bytes | None = field(repr=False)
 

@@ -102,6 +102,12 @@ class Sandbox:
         self.start(invocation, *inputs, model=model, room_bytes=room_bytes)
         return self.answer(invocation)
 
+    def wait_until_it_runs(self, invocation: int) -> None:
+        until_s = time.monotonic() + PATIENCE_S
+        while not self.meter.read(invocation).inferences:
+            assert time.monotonic() < until_s, "the inference does not start"
+            time.sleep(0.002)
+
     def is_shut(self) -> bool:
         """Waits until the host says something or nothing more."""
         try:
@@ -126,8 +132,8 @@ class Router:
         assert frame is not None, self.finish()
         assert frame.kind == Kind.READY
 
-    def load(self, digest: str, model: bytes) -> dict[str, Any]:
-        self.send_load(digest, model)
+    def load(self, digest: str, model: bytes, *, batch: int = 0) -> dict[str, Any]:
+        self.send_load(digest, model, batch=batch)
         return self.loaded()
 
     def send_load(self, digest: str, model: bytes, *, prepared: str = "", batch: int = 0) -> None:
@@ -165,12 +171,20 @@ class Router:
         tenant: str = "acme",
         max_inferences: int = 1_000_000,
         max_time_ms: int = 20_000,
+        shares_batches: bool = True,
+        weight: int = 1,
     ) -> None:
         models = tuple(
-            BoundModel(digest=digest, max_inferences=max_inferences, max_time_ns=max_time_ms * 1_000_000)
+            BoundModel(
+                digest=digest,
+                max_inferences=max_inferences,
+                max_time_ns=max_time_ms * 1_000_000,
+                shares_batches=shares_batches,
+            )
             for digest in digests
         )
-        self.channel.send(Kind.BIND, Binding(handle=handle, tenant=tenant, models=models).encode())
+        binding = Binding(handle=handle, tenant=tenant, models=models, weight=weight)
+        self.channel.send(Kind.BIND, binding.encode())
 
     def open(self, sandbox: Sandbox, invocation: int, handle: int = 1, *, deadline_s: float = PATIENCE_S) -> None:
         deadline_ns = time.monotonic_ns() + int(deadline_s * SECOND_NS)

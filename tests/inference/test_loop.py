@@ -180,6 +180,7 @@ def test_the_deadline_reaches_what_only_waits(router: Router) -> None:
     for sandbox in busy:
         router.open(sandbox, 7)
         sandbox.start(7, *ENDLESS)
+        sandbox.wait_until_it_runs(7)
     router.open(waiting, 8, deadline_s=0.1)
     assert waiting.compute(8, np.ones(1, np.int64), np.zeros(1, F32)).status is Status.DEADLINE
     for sandbox in busy:

@@ -62,6 +62,7 @@ def _models() -> st.SearchStrategy[Any]:
             "target": st.sampled_from(["cpu", "gpu", "any"]),
             "max_inferences": st.integers(1, 100),
             "max_time": _TIMES,
+            "batch": st.sampled_from(["shared", "isolate"]),
         },
     )
     return st.dictionaries(st.sampled_from(_NAMES), entry, max_size=3).map(

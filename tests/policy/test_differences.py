@@ -61,8 +61,8 @@ def test_a_policys_entries_go_by_their_names_wherever_they_stand() -> None:
     assert rows(document_changes(before, after)) == [
         ("models[a].model", "m", "m@1", "changes"),
         ("models[a].max_inferences", "3", "4", "gains"),
-        ("models[b]", "{name: b, model: o, target: cpu}", None, "loses"),
-        ("models[c]", None, "{name: c, model: o, target: cpu}", "gains"),
+        ("models[b]", "{name: b, model: o, target: cpu, batch: shared}", None, "loses"),
+        ("models[c]", None, "{name: c, model: o, target: cpu, batch: shared}", "gains"),
     ]
 
 

@@ -58,7 +58,16 @@ def test_the_json_is_in_the_policys_vocabulary(plain: dict[str, Any]) -> None:
             "logs": 2**14,
             "outbound_requests": 8,
         },
-        "models": [{"name": "a", "model": "m@1", "target": "cpu", "max_inferences": 64, "max_time": "1500ms"}],
+        "models": [
+            {
+                "name": "a",
+                "model": "m@1",
+                "target": "cpu",
+                "max_inferences": 64,
+                "max_time": "1500ms",
+                "batch": "shared",
+            }
+        ],
         "inline_models": False,
         "files": [
             {"mount": "/a", "from": "bundle", "allow": ["*"]},
@@ -101,6 +110,7 @@ def test_json_reads_back(policy: Policy, tenant_class: TenantClass, ceiling: Cei
         (("models",), {}),
         (("models", 0), []),
         (("models", 0, "target"), "tpu"),
+        (("models", 0, "batch"), "alone"),
         (("models", 0, "model"), "../m"),
         (("models", 0, "max_inferences"), 0),
         (("models", 0, "extra"), 0),

@@ -129,6 +129,7 @@ def assert_models(grants: Grants, policy: Policy, ceiling: Ceiling) -> None:
         assert places <= set(ceiling.models.targets)
         assert entry.target is Target.ANY or places == {entry.target}
         assert 1 <= grant.max_inferences <= min(entry.max_inferences or 10**9, ceiling.models.max_inferences)
+        assert grant.batch is entry.batch
         assert 1 <= grant.max_time_ns <= min(entry.max_time or 10**18, ceiling.models.max_time)
 
 

@@ -1,14 +1,15 @@
 """The inference host process: `python -I -m wisp.inference.host <confinement>`.
 
-Options: `threads` that infer (2), `arena_bytes` that all running inferences share, `folding_bytes` for one constant
-computed while a model is opened, `models_fd`: a directory in which prepared models appear. Ends with its channel, or
-with its parent.
+Options: `threads` that infer (2), `delay_ns` that an inference waits for others to share a batch (0), `arena_bytes`
+that all running inferences share, `folding_bytes` for one constant computed while a model is opened, `models_fd`: a
+directory in which prepared models appear. Ends with its channel, or with its parent.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from wisp.wire.confinement import enter
 from wisp.wire.walls import ChildKind, raise_walls, shown
@@ -16,8 +17,15 @@ from wisp.wire.walls import ChildKind, raise_walls, shown
 THREADS = 2
 
 
+def end_with_thread(failure: threading.ExceptHookArgs) -> None:
+    """A thread that dies of a defect would leave its slots without an answer: the router starts another host."""
+    threading.__excepthook__(failure)
+    os._exit(1)
+
+
 def main() -> int:
     channel, options = enter()
+    threading.excepthook = end_with_thread
     # Only now: it is imported under the limits that it will run under.
     from wisp.inference.loop import Host
     from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
@@ -29,7 +37,8 @@ def main() -> int:
         folding_bytes=options.get("folding_bytes", FOLDING_BYTES),
         prepared=None if models_fd is None else shown(models_fd),
     )
-    if not Host(channel, sessions, threads=options.get("threads", THREADS)).serve(report):
+    host = Host(channel, sessions, threads=options.get("threads", THREADS), delay_ns=options.get("delay_ns", 0))
+    if not host.serve(report):
         # A thread is inside a native call that nothing can end, and the interpreter would not survive it.
         sys.stderr.flush()
         os._exit(0)

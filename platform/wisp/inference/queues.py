@@ -1,53 +1,191 @@
-"""The order in which waiting inferences reach the workers: first come first served within a tenant, tenants in turn.
+"""Which inferences run next: one queue for each model and tenant, tenants served by deficit round-robin on rows.
 
-A tenant with a thousand jobs waiting delays another's next job by one job a turn. The queue knows of a job only its
-tenant; weights, and taking several jobs of one model together, belong here.
+A row costs what a row of its model has cost lately, so that a tenant with a large model does not get the time of many
+with small ones. What waits for the same model in the same shape leaves together, each tenant's rows in proportion to
+its weight. Not safe for threads by itself: `inference.desk` guards it.
+
+See Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round-Robin" (1995).
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from queue import SimpleQueue
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
+
+QUANTUM_NS = 1_000_000
+"""What a tenant of weight 1 gains each round."""
+FIRST_ROW_NS = 1_000_000.0
+"""Of a model that has not run yet."""
+SMOOTHING = 0.2
 
 
 class Queued(Protocol):
+    """`batch` is equal for jobs that may run together, None for one that runs alone. `rows` is at least 1, `max_rows`
+    the most that a batch of its model may have."""
+
     @property
     def tenant(self) -> str: ...
+    @property
+    def weight(self) -> int: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def batch(self) -> Hashable | None: ...
 
 
 J = TypeVar("J", bound=Queued)
 
 
-class FairQueue(Generic[J]):
-    """Any thread may put, any may take. Unbounded: whoever puts has bounded what it puts (one job a slot)."""
+class Lane(Generic[J]):
+    """One tenant: its queues by model, each in order of arrival, and what it may still spend in this round."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # One per job, or False to end one taker. A SimpleQueue wakes a waiting thread without Python-level locking.
-        self._tokens: SimpleQueue[bool] = SimpleQueue()
-        # In turn order: the first tenant is the next to be served, and none is here without a job.
-        self._lanes: dict[str, deque[J]] = {}
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.weight = 1
+        self.balance_ns = 0.0
+        self.queues: dict[str, deque[tuple[int, J]]] = {}
+
+    def oldest(self) -> J:
+        return min((queue[0] for queue in self.queues.values()), key=lambda entry: entry[0])[1]
+
+    def remove(self, job: J) -> bool:
+        queue = self.queues.get(job.model)
+        found = next((entry for entry in queue or () if entry[1] is job), None)
+        if queue is None or found is None:
+            return False
+        queue.remove(found)
+        if not queue:
+            del self.queues[job.model]
+        return True
+
+
+class FairQueue(Generic[J]):
+    """Unbounded: whoever puts has bounded what it puts (one job a slot).
+
+    At most `threads` takes are out at a time, and one more for a tenant that has none out while another has all. A
+    tenant that has all but one gets no further while another waits.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._lanes: dict[str, Lane[J]] = {}
+        self._arrivals = 0
+        self._row_ns: dict[str, float] = {}
+        self._running: Counter[str] = Counter()
+        """Takes that are out, by the tenant that each was taken for."""
+        self.length = 0
 
     def put(self, job: J) -> None:
-        with self._lock:
-            self._lanes.setdefault(job.tenant, deque()).append(job)
-        self._tokens.put(True)
+        lane = self._lanes.get(job.tenant)
+        if lane is None:
+            lane = self._lanes[job.tenant] = Lane(job.tenant)
+        lane.weight = job.weight
+        self._arrivals += 1
+        lane.queues.setdefault(job.model, deque()).append((self._arrivals, job))
+        self.length += 1
 
-    def take(self) -> J | None:
-        """Waits for a job; None once `close` was called for this taker."""
-        if not self._tokens.get():
+    def discard(self, job: J) -> None:
+        """Does nothing to one that was taken."""
+        lane = self._lanes.get(job.tenant)
+        if lane is not None and lane.remove(job):
+            self.length -= 1
+            self._tidy()
+
+    def take(self) -> list[J]:
+        """Those that are to run together now; none if nothing may run. `done` must follow with the same list."""
+        lane = self._turn()
+        if lane is None:
+            return []
+        first = lane.oldest()
+        batch = [first]
+        self._pop(lane, first)
+        self._running[lane.tenant] += 1
+        if first.batch is not None:
+            self.fill(batch)
+        if lane.balance_ns <= 0 and lane.queues:
+            self._lanes[lane.tenant] = self._lanes.pop(lane.tenant)
+        self._tidy()
+        return batch
+
+    def fill(self, batch: list[J]) -> None:
+        """Adds what may run with the first: each tenant's in order, tenants by rows in proportion to their weights."""
+        first = batch[0]
+        room = first.max_rows - sum(job.rows for job in batch)
+        lanes = [lane for lane in self._lanes.values() if first.model in lane.queues]
+        credit = dict.fromkeys((lane.tenant for lane in lanes), 0)
+        while lanes and room > 0:
+            for lane in list(lanes):
+                credit[lane.tenant] += lane.weight
+                while True:
+                    job = self._fitting(lane, first, room)
+                    if job is None:
+                        lanes.remove(lane)
+                        break
+                    if job.rows > credit[lane.tenant]:
+                        break
+                    credit[lane.tenant] -= job.rows
+                    room -= job.rows
+                    self._pop(lane, job)
+                    batch.append(job)
+
+    def done(self, batch: list[J], spent_ns: int) -> None:
+        """`batch` as it was taken; what all its rows cost together."""
+        tenant = batch[0].tenant
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+        row_ns = spent_ns / sum(job.rows for job in batch)
+        former = self._row_ns.get(batch[0].model, row_ns)
+        self._row_ns[batch[0].model] = former + SMOOTHING * (row_ns - former)
+
+    def forget(self, model: str) -> None:
+        self._row_ns.pop(model, None)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether `take` would give something now."""
+        return any(True for _ in self._eligible())
+
+    def _turn(self) -> Lane[J] | None:
+        lanes = list(self._eligible())
+        if not lanes:
             return None
-        with self._lock:
-            tenant, lane = next(iter(self._lanes.items()))
-            job = lane.popleft()
-            del self._lanes[tenant]
-            if lane:
-                self._lanes[tenant] = lane
-        return job
+        if all(lane.balance_ns <= 0 for lane in lanes):
+            rounds = min(-lane.balance_ns // (QUANTUM_NS * lane.weight) + 1 for lane in lanes)
+            for lane in lanes:
+                lane.balance_ns += rounds * QUANTUM_NS * lane.weight
+        return next(lane for lane in lanes if lane.balance_ns > 0)
 
-    def close(self, takers: int) -> None:
-        """Lets that many takers go, after the jobs that are waiting now."""
-        for _ in range(takers):
-            self._tokens.put(False)
+    def _eligible(self) -> Iterator[Lane[J]]:
+        running = self._running.total()
+        waiting = sum(bool(lane.queues) for lane in self._lanes.values())
+        if running >= self._threads and (running > self._threads or len(self._running) > 1):
+            return
+        for lane in self._lanes.values():
+            own = self._running[lane.tenant]
+            full = own > 0 if running >= self._threads else waiting > 1 and own >= max(1, self._threads - 1)
+            if lane.queues and not full:
+                yield lane
+
+    @staticmethod
+    def _fitting(lane: Lane[J], first: J, room: int) -> J | None:
+        return _first(lane.queues.get(first.model, ()), lambda job: job.batch == first.batch and job.rows <= room)
+
+    def _pop(self, lane: Lane[J], job: J) -> None:
+        lane.remove(job)
+        self.length -= 1
+        lane.balance_ns -= job.rows * self._row_ns.get(job.model, FIRST_ROW_NS)
+
+    def _tidy(self) -> None:
+        """Once nothing waits nobody owes anybody anything."""
+        if not self.length:
+            self._lanes.clear()
+
+
+def _first(queue: deque[tuple[int, J]] | tuple[()], fits: Callable[[J], bool]) -> J | None:
+    return next((job for _, job in queue if fits(job)), None)

@@ -39,12 +39,17 @@ def accepts(model: LoadedModel, inputs: list[TensorRef]) -> bool:
     )
 
 
-def run(model: LoadedModel, inputs: list[TensorRef], segment: memoryview, options: onnxruntime.RunOptions) -> Run:
-    """`inputs` must lie inside the segment and have been accepted. Never raises for what a model or a guest does."""
+def read(model: LoadedModel, inputs: list[TensorRef], segment: memoryview) -> dict[str, Array] | None:
+    """Copies of the inputs, by name; they must lie inside the segment and have been accepted. None for what numpy
+    cannot hold, such as an empty tensor with huge other dimensions."""
     try:
-        feed = {model.inputs[ref.index].name: _copy_in(ref, segment) for ref in inputs}
-    except (ValueError, MemoryError):  # an empty tensor whose other dimensions numpy cannot hold
-        return Run(status=Status.INVALID_ARGUMENT)
+        return {model.inputs[ref.index].name: _copy_in(ref, segment) for ref in inputs}
+    except (ValueError, MemoryError):
+        return None
+
+
+def run(model: LoadedModel, feed: dict[str, Array], options: onnxruntime.RunOptions) -> Run:
+    """Never raises for what a model or a guest does."""
     began_ns = time.monotonic_ns()
     try:
         results = model.session.run(None, feed, options)

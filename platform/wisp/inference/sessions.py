@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnxruntime
 
@@ -50,6 +50,9 @@ class LoadedModel:
     """How many rows may go into one run, as the probe at admission found; 0 if none may."""
     shared: bool = False
     """Whether its weights are mapped from the file that other processes map too."""
+
+    def unbatched(self) -> LoadedModel:
+        return replace(self, batch=0)
 
 
 class Sessions:

@@ -1,14 +1,15 @@
 """A slot: one sandbox as the inference host sees it, with the invocation that runs there and the inference it awaits.
 
-Who may answer an inference is settled by `Job.claimed`, under the host's lock: the worker that ran it, or the main
-thread that cancelled it, never both. While a worker holds a job (`Slot.running`), socket and segment stay open, so that
-neither a mapping nor a descriptor number changes hands under it; whatever the slot asks next waits in `held`.
+Who may answer an inference is settled by `Job.claimed`, under the desk's lock: the worker that ran it, or whoever
+cancelled it, never both. While a thread reads or runs something of a slot (`Slot.uses`), socket and segment stay open,
+so that neither a mapping nor a descriptor number changes hands under it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import onnxruntime
@@ -34,31 +35,73 @@ class Invocation:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One inference from COMPUTE to DONE."""
+    """One inference from COMPUTE to DONE. `batch` is equal for those that may be stacked, None where that is not so."""
 
     slot: Slot
     invocation: Invocation
     request: Request
-    model: LoadedModel
+    loaded: LoadedModel
     bound: BoundModel
-    # A terminated RunOptions stays terminated: one for each run.
-    options: onnxruntime.RunOptions = field(default_factory=onnxruntime.RunOptions)
+    rows: int
+    batch: Hashable | None
+    arrived_ns: int
     started_ns: int = 0
     claimed: bool = False
+    flight: Flight | None = None
 
     def spent_ns(self, now_ns: int) -> int:
-        """How long it has been running."""
-        return now_ns - self.started_ns if self.started_ns else 0
+        """How long it has been running; in a batch, its rows' share of that."""
+        if self.flight is None or not self.started_ns:
+            return 0
+        return (now_ns - self.started_ns) * self.rows // self.flight.rows
 
     @property
     def tenant(self) -> str:
         return self.invocation.binding.tenant
 
-    def expiry(self, now_ns: int) -> tuple[int, Status]:
+    @property
+    def weight(self) -> int:
+        return self.invocation.binding.weight
+
+    @property
+    def model(self) -> str:
+        return self.loaded.digest
+
+    @property
+    def max_rows(self) -> int:
+        return self.loaded.batch
+
+    def expiry(self) -> tuple[int, Status]:
         """When it is over, on CLOCK_MONOTONIC, and what it is then. A model's time does not run while it waits."""
-        model_ns = (self.started_ns or now_ns) + self.bound.max_time_ns
         deadline_ns = self.invocation.deadline_ns
-        return (model_ns, Status.MODEL_TIME) if model_ns < deadline_ns else (deadline_ns, Status.DEADLINE)
+        if self.started_ns and (model_ns := self.started_ns + self.bound.max_time_ns) < deadline_ns:
+            return model_ns, Status.MODEL_TIME
+        return deadline_ns, Status.DEADLINE
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Flight:
+    """What one worker runs at a time: one job, or several stacked. `solo`: the one that runs by itself after the stack
+    of all had failed."""
+
+    jobs: list[Job]
+    solo: Job | None = None
+    # A terminated RunOptions stays terminated: one for each run.
+    options: onnxruntime.RunOptions = field(default_factory=onnxruntime.RunOptions)
+
+    @property
+    def rows(self) -> int:
+        """Of what runs now."""
+        return sum(job.rows for job in self.jobs) if self.solo is None else self.solo.rows
+
+    def leave(self, job: Job) -> None:
+        """Nobody waits for this one any more; what nobody at all waits for is stopped."""
+        if self.solo is job or (self.solo is None and all(one.claimed for one in self.jobs)):
+            self.options.terminate = True
+
+    def alone(self, job: Job) -> None:
+        self.solo = job
+        self.options = onnxruntime.RunOptions()
 
 
 class Slot:
@@ -72,9 +115,11 @@ class Slot:
         self.pending: Job | None = None
         """Not answered yet."""
         self.running: Job | None = None
-        """On a worker, answered or not."""
+        """With a worker, answered or not."""
         self.held: Job | None = None
         """Waits for `running` to leave its worker: a slot never occupies two."""
+        self.uses = 0
+        """Threads that read or run something of it."""
         self.closed = False
 
     def answer(self, invocation: int, sequence: int, status: Status, outputs: list[TensorRef], nn_ns: int = 0) -> None:
@@ -92,11 +137,13 @@ class Slot:
         self.answer(job.invocation.number, job.request.sequence, status, outputs, nn_ns)
 
     def shut(self) -> None:
-        """Ends the socket without giving up its descriptor; the main loop then sees the end of file."""
+        """Ends the socket without giving up its descriptor; whoever reads it next sees the end of file."""
         with contextlib.suppress(OSError):
             self.channel.sock.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        self.channel.close()
-        self.segment.close()
-        self.meter.close()
+        """Once it is closed and nobody uses it any more."""
+        if self.closed and not self.uses:
+            self.channel.close()
+            self.segment.close()
+            self.meter.close()

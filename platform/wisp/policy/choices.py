@@ -33,6 +33,13 @@ class ControlFlow(StrEnum):
         return list(ControlFlow).index(self)
 
 
+class Batch(StrEnum):
+    """Whether rows of a shared model may run in one batch with other tenants'."""
+
+    SHARED = "shared"
+    ISOLATE = "isolate"
+
+
 class Clock(StrEnum):
     """What a guest sees of time: the exact clock, one in coarse steps, or one that stands still."""
 

@@ -20,7 +20,9 @@ _NAMES = {"models": "name", "files": "mount", "allowed_outbound_hosts": "host"}
 """The key that tells the entries of a list apart."""
 _NARROWING = frozenset({"blocked_networks"})
 """Lists of what is not allowed."""
-_NEUTRAL = frozenset({"abi", "entrypoint", "on_violation", "access", "environment", "model", "from", "path", "kind"})
+_NEUTRAL = frozenset(
+    {"abi", "entrypoint", "on_violation", "access", "environment", "model", "from", "path", "kind", "batch"}
+)
 """Keys whose values are neither more nor less than one another."""
 _ORDERED: dict[str, tuple[str, ...]] = {
     "clock": (Clock.FROZEN, Clock.COARSE, Clock.REAL),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from wisp.policy.choices import Abi, Access, Clock, ControlFlow, Method, MountSource, OnViolation, Random, Target
+from wisp.policy.choices import Abi, Access, Batch, Clock, ControlFlow, Method, MountSource, OnViolation, Random, Target
 from wisp.policy.hostrules import MAX_REQUESTS
 from wisp.policy.hosts import HostPattern, parse_host_pattern
 from wisp.policy.modelref import ModelRef, parse_model_ref
@@ -199,6 +199,7 @@ ViolationWord = Annotated[OnViolation, _word(OnViolation)]
 RandomWord = Annotated[Random, _word(Random)]
 ControlFlowWord = Annotated[ControlFlow, _word(ControlFlow)]
 TargetWord = Annotated[Target, _word(Target)]
+BatchWord = Annotated[Batch, _word(Batch)]
 PlaceWord = Annotated[
     Target, _word(Target, Target.CPU, Target.GPU), WithJsonSchema({"type": "string", "enum": ["cpu", "gpu"]})
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wisp.policy.choices import Abi, Access, Clock, MountSource, OnViolation, Random, Target
+from wisp.policy.choices import Abi, Access, Batch, Clock, MountSource, OnViolation, Random, Target
 from wisp.policy.hostrules import MAX_REQUESTS, HostRule
 from wisp.policy.modelref import ModelRef, parse_model_ref
 from wisp.policy.paths import MAX_PATH, parse_glob, parse_mount_point
@@ -29,6 +29,7 @@ class ModelGrant:
     target: Target
     max_inferences: int
     max_time_ns: int
+    batch: Batch
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -37,6 +38,7 @@ class ModelGrant:
             "target": self.target.value,
             "max_inferences": self.max_inferences,
             "max_time": print_time(self.max_time_ns),
+            "batch": self.batch.value,
         }
 
     @classmethod
@@ -48,6 +50,7 @@ class ModelGrant:
             target=plain.choice("target", Target),
             max_inferences=plain.integer("max_inferences", 1, MAX_AMOUNT),
             max_time_ns=plain.parsed("max_time", 32, parse_time_ns),
+            batch=plain.choice("batch", Batch),
         )
         plain.close()
         return grant

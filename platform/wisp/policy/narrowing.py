@@ -156,6 +156,7 @@ def _models(entries: tuple[ModelEntry, ...], most: ModelCeiling) -> Iterator[Mod
                 target=target,
                 max_inferences=_least(entry.max_inferences, most.max_inferences),
                 max_time_ns=_least(entry.max_time, most.max_time),
+                batch=entry.batch,
             )
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from wisp.policy import fields as f
-from wisp.policy.choices import Access, Clock, ControlFlow, Method, OnViolation, Random, Target
+from wisp.policy.choices import Access, Batch, Clock, ControlFlow, Method, OnViolation, Random, Target
 from wisp.policy.document import Positions
 from wisp.policy.hostrules import DEFAULT_REQUESTS, METHODS, HostRule, in_order
 from wisp.policy.hosts import parse_host_pattern
@@ -67,6 +67,7 @@ class ModelEntry(Section):
     target: f.TargetWord = Target.CPU
     max_inferences: f.Inferences | None = Field(None, description="in one request; left out: the ceiling's")
     max_time: f.Timeout | None = Field(None, description="of one inference; left out: the ceiling's")
+    batch: f.BatchWord = Field(Batch.SHARED, description="isolate: never in one run with other tenants' rows")
 
 
 class Mount(Section):

@@ -65,6 +65,7 @@ class InferenceHost:
         *,
         empty_directory: Path,
         threads: int,
+        batch_delay_s: float = 0.0,
         open_model: OpenModel,
         room: Room,
         on_lost: Callable[[], None],
@@ -72,7 +73,7 @@ class InferenceHost:
     ) -> None:
         self._empty_directory = empty_directory
         self._walls = WallWatch() if walls is None else walls
-        self._threads = threads
+        self._options = {"threads": threads, "delay_ns": round(batch_delay_s * 1e9)}
         self._open_model = open_model
         self._room = room
         self._shown: dict[Digest, str] = {}
@@ -114,7 +115,7 @@ class InferenceHost:
             on_frame=self._take,
             on_end=self._note_end,
             fds={"models_fd": self._room.fd},
-            options={"threads": self._threads},
+            options=self._options,
         )
 
     def _take(self, frame: Frame) -> None:

@@ -75,18 +75,23 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundModel:
+    """`shares_batches`: whether its rows may run in one batch with other tenants'."""
+
     digest: str
     max_inferences: int
     max_time_ns: int
+    shares_batches: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """What one function may infer, under the same handle as its `FunctionLink`; models in the same order."""
+    """What one function may infer, under the same handle as its `FunctionLink`; models in the same order. `weight` is
+    the tenant's share where several wait."""
 
     handle: int
     tenant: str
     models: tuple[BoundModel, ...]
+    weight: int = 1
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()

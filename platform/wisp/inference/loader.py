@@ -1,0 +1,77 @@
+"""The thread that opens models: one at a time, since creating two sessions at once is not safe."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from wisp.errors import InvalidModel
+from wisp.inference.sessions import LoadedModel, Sessions
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Load:
+    """One model being opened, for as many LOAD frames as asked for it meanwhile."""
+
+    digest: str
+    fd: int
+    prepared: str = ""
+    batch: int = 0
+    frames: int = 1
+    model: LoadedModel | None = None
+    error: str = ""
+    load_ms: int = 0
+
+
+class Loader:
+    """Opens models in order. `fileno` turns readable when `finished` has something."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._waiting: SimpleQueue[Load | None] = SimpleQueue()
+        self._finished: deque[Load] = deque()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._serve, name="load", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        return self._event
+
+    def put(self, load: Load) -> None:
+        """Takes the load's descriptor over."""
+        self._waiting.put(load)
+
+    def finished(self) -> list[Load]:
+        os.eventfd_read(self._event)
+        return [self._finished.popleft() for _ in range(len(self._finished))]
+
+    def stop(self, grace_s: float) -> bool:
+        """Whether the thread ended in time; creating a session cannot be cancelled."""
+        self._waiting.put(None)
+        self._thread.join(grace_s)
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while self._next():
+            pass
+
+    def _next(self) -> bool:
+        """Its own frame, so that a waiting loader keeps no model alive."""
+        load = self._waiting.get()
+        if load is None:
+            return False
+        began = time.monotonic()
+        try:
+            load.model = self._sessions.open(load.digest, load.fd, prepared=load.prepared, batch=load.batch)
+        except (InvalidModel, OSError, MemoryError) as error:
+            load.error = str(error) or type(error).__name__
+        finally:
+            os.close(load.fd)
+        load.load_ms = round((time.monotonic() - began) * 1000)
+        self._finished.append(load)
+        os.eventfd_write(self._event, 1)
+        return True
