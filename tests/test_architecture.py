@@ -32,6 +32,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "hostmounts",
         "plans",
         "code models",
+        "inline",
         "inspection prewarm keeping",
         "policybook forecast",
         "deployment",

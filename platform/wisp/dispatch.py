@@ -22,6 +22,7 @@ from wisp.denials import Denials
 from wisp.egress.outbound import Egress, Terms
 from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, NotFound, Suspended, TooManyInflight, Unauthorized
 from wisp.hostmounts import HostStore
+from wisp.inline import InlineModels
 from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans, Route, choose
 from wisp.policy.ceilings import Ceilings
@@ -134,6 +135,7 @@ class Dispatcher:
         code: CodeStore,
         bundles: BundleStore,
         hostfiles: HostStore,
+        inline: InlineModels,
         budget: ByteBudget,
         tenantlog: TenantLog,
         denials: Denials,
@@ -149,6 +151,7 @@ class Dispatcher:
         self._code = code
         self._bundles = bundles
         self._hostfiles = hostfiles
+        self._inline = inline
         self._tenantlog = tenantlog
         self._denials = denials
         self._egress = egress
@@ -273,6 +276,7 @@ class Dispatcher:
                 ),
                 bundle=bundle,
                 hosts=hosts,
+                inline=self._inline.serve(target.tenant, len(plan.models)) if plan.grants.inline_models else None,
             )
             try:
                 ending, queue_ns = await self._sandboxes.run(

@@ -26,8 +26,10 @@ from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.hostmounts import HostStore
+from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.models import ModelStore
+from wisp.names import Digest
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
@@ -44,9 +46,9 @@ from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.children import make_empty_directory
 from wisp.scheduling.codecache import CodeCache, load_key
 from wisp.scheduling.compilers import Compilers
-from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.hosts import InferenceHost, OpenedModel
 from wisp.scheduling.modelcache import ModelCache
-from wisp.scheduling.rooms import Rooms
+from wisp.scheduling.rooms import Room, Rooms
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
@@ -84,6 +86,7 @@ class Node:
         self.blobs: BlobStore
         self.code: CodeStore
         self.models: ModelStore
+        self.inline: InlineModels
         self.bundles: BundleStore
         self.hostfiles = HostStore()
         self.host: InferenceHost
@@ -149,6 +152,8 @@ class Node:
         self.code = CodeStore(cache, compilers, self.blobs)
         models = ModelCache(self.data_dir / "models", load_key(self.data_dir / "models.key"))
         self.models = ModelStore(models, admissions, self.blobs, lambda: self.ceilings)
+        guests = Admissions(empty_directory=empty_directory, walls=self.walls)
+        self.inline = InlineModels(guests, lambda: self.ceilings)
         self.bundles = BundleStore(self.blobs)
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
@@ -174,6 +179,7 @@ class Node:
             code=self.code,
             bundles=self.bundles,
             hostfiles=self.hostfiles,
+            inline=self.inline,
             budget=self.budget,
             tenantlog=self.tenantlog,
             denials=self.denials,
@@ -245,7 +251,7 @@ class Node:
             empty_directory=empty_directory,
             threads=self.settings.workers,
             batch_delay_s=self.settings.batch_delay_s,
-            open_model=self.models.open,
+            open_model=self._open_model,
             room=Rooms(self.data_dir / "models" / "rooms").make(),
             on_lost=lambda: self.sandboxes.detach_all(),
             walls=self.walls,
@@ -258,13 +264,18 @@ class Node:
             on_fingerprint=cache.set_fingerprint,
             walls=self.walls,
         )
+        self.inline.host = self.host
         self._stack.push_async_callback(self.host.stop)
+        self._stack.push_async_callback(self.inline.close)
         self._stack.push_async_callback(self.sandboxes.stop)
         await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
         if self.settings.require_walls:
             if missing := self.walls.missing():
                 raise InvalidSettings(f"--require-walls: {missing[0]}")
             self.walls.enforced = True
+
+    async def _open_model(self, digest: Digest, room: Room) -> OpenedModel:
+        return self.inline.open(digest) or await self.models.open(digest, room)
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
         running = [*beside, self.book.run(), self._collect_garbage()]

@@ -115,8 +115,9 @@ def make_links(
             MountLink(mount=mount.mount, source=mount.source, allow=mount.allow, quota_bytes=mount.quota_bytes)
             for mount in grants.files
         ),
+        inline_models=grants.inline_models,
     )
-    if not granted:
+    if not granted and not grants.inline_models:
         return link, None
     bound = tuple(
         BoundModel(

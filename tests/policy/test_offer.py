@@ -6,7 +6,6 @@ from wisp.policy.offer import NOT_YET_OFFERED, Unoffered, unavailable
 from wisp.policy.parse import parse_policy
 
 ASKED = {
-    "inline models": (b"abi: handler\ninline_models: true\n", "inline_models", 3, 16),
     "target: gpu": (
         b"abi: handler\nmodels: [{name: a, model: m}, {name: b, model: m, target: gpu}]\n",
         "models[1].target",
@@ -26,7 +25,7 @@ def test_what_is_not_offered_is_refused_with_its_line(unoffered: Unoffered) -> N
 
 def test_the_rest_is_offered() -> None:
     policy = parse_policy(
-        b"wisp: 1\nabi: command\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: false\n"
+        b"wisp: 1\nabi: command\nlimits: {fuel: 1G}\nmodels: [{name: a, model: m, target: any}]\ninline_models: true\n"
         b"environment: {A: b}\nclock: real\nrandom: frozen\non_violation: errno\naccess: public\n"
         b"files: [{mount: /a, from: bundle}, {mount: /b, from: scratch}, {mount: /c, from: log},"
         b" {mount: /d, from: host, path: /srv/d}]\n"

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from wisp.errors import InvalidFrame
 from wisp.inference import batches, runs
@@ -22,7 +23,7 @@ from wisp.inference.reasons import plain
 from wisp.inference.requests import Request
 from wisp.inference.sessions import LoadedModel
 from wisp.inference.slots import Flight, Invocation, Job, Slot
-from wisp.wire.inferences import Binding, Status
+from wisp.wire.inferences import Binding, BoundModel, Status
 
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT
 """One thread at a time reads a slot; it arms the socket again when it is done with the frame."""
@@ -130,6 +131,16 @@ class Desk:
             slot.invocation = Invocation(
                 number=invocation, binding=binding, deadline_ns=deadline_ns, spent=[0] * len(binding.models)
             )
+
+    def grant(self, number: int, invocation: int, model: BoundModel) -> None:
+        """One model more for this invocation; what it has spent of the others stays spent."""
+        with self._lock:
+            slot = self._slots.get(number)
+            if slot is None or slot.invocation is None or slot.invocation.number != invocation:
+                return
+            binding = slot.invocation.binding
+            slot.invocation.binding = replace(binding, models=(*binding.models, model))
+            slot.invocation.spent.append(0)
 
     def close(self, number: int, invocation: int) -> None:
         with self._lock:
@@ -359,8 +370,12 @@ class Desk:
             lost = True
         except (InvalidFrame, OSError) as error:
             reason = str(error)
-        if request is not None and (slot.invocation is None or slot.invocation.number != request.invocation):
-            # The router opened it before the guest started, so the frame that did has arrived by now.
+        known = slot.invocation
+        if request is not None and (
+            known is None or known.number != request.invocation or request.model >= len(known.binding.models)
+        ):
+            # The router opened it before the guest started, and granted what the guest brought before it could ask, so
+            # the frames that did have arrived by now.
             self._drain()
         with self._lock:
             if request is not None and slot.pending is not None:

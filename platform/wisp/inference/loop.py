@@ -20,7 +20,7 @@ from wisp.inference.slots import Slot
 from wisp.inference.workers import Workers
 from wisp.wire import inferences as wire
 from wisp.wire.channel import Channel, Frame
-from wisp.wire.inferences import Binding, Kind
+from wisp.wire.inferences import Binding, BoundModel, Kind
 from wisp.wire.meters import Meter
 from wisp.wire.segments import Segment
 from wisp.wire.walls import Report, encode_report
@@ -112,6 +112,9 @@ class Host:
         match Kind(frame.kind):
             case Kind.OPEN:
                 self._desk.open(*wire.OPEN.unpack(frame.payload))
+            case Kind.GRANT:
+                fields = json.loads(frame.payload)
+                self._desk.grant(fields["slot"], fields["invocation"], BoundModel(**fields["model"]))
             case Kind.CLOSE:
                 self._desk.close(*wire.CLOSE.unpack(frame.payload))
             case Kind.BIND:

@@ -26,24 +26,13 @@ class Unoffered:
     asked_at: Callable[[Policy], Iterator[Path]]
 
 
-def _if(asked: Callable[[Policy], object], *path: str) -> Callable[[Policy], Iterator[Path]]:
-    def asked_at(policy: Policy) -> Iterator[Path]:
-        if asked(policy):
-            yield path
-
-    return asked_at
-
-
 def _gpu_entries(policy: Policy) -> Iterator[Path]:
     for index, entry in enumerate(policy.models):
         if entry.target is Target.GPU:
             yield "models", index, "target"
 
 
-NOT_YET_OFFERED: tuple[Unoffered, ...] = (
-    Unoffered(what="inline models", asked_at=_if(lambda policy: policy.inline_models, "inline_models")),
-    Unoffered(what="target: gpu", asked_at=_gpu_entries),
-)
+NOT_YET_OFFERED: tuple[Unoffered, ...] = (Unoffered(what="target: gpu", asked_at=_gpu_entries),)
 
 
 def unavailable(policy: Policy) -> tuple[Fault, ...]:

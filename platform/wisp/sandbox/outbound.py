@@ -31,7 +31,7 @@ class OutboundLine:
         self._poll = select.poll()
         self._poll.register(channel.fileno(), select.POLLIN)
 
-    def ask(self, invocation: int, request: memoryview, deadline_ns: int) -> Inbound:
+    def ask(self, invocation: int, request: memoryview, deadline_ns: int, kind: Kind = Kind.OUTBOUND) -> Inbound:
         """Waits for the deadline and a little longer, then answers DEADLINE by itself. Raises `InvalidFrame` when the
         router breaks the protocol, `EOFError` when it is gone."""
         try:
@@ -40,7 +40,7 @@ class OutboundLine:
             return Inbound(status=Status.TOO_LARGE)
         self._sequence += 1
         head = OUTBOUND_HEAD.pack(invocation, self._sequence, in_segment, len(request))
-        self.channel.send(Kind.OUTBOUND, b"".join((head, inline)))
+        self.channel.send(kind, b"".join((head, inline)))
         while True:
             left_ms = (deadline_ns + GRACE_NS - time.monotonic_ns()) // 1_000_000
             if left_ms <= 0 or not self._poll.poll(left_ms):

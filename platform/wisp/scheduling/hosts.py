@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wisp.errors import ChildLost, ModelLoading, WispError
@@ -22,7 +22,7 @@ from wisp.scheduling.rooms import Room
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
 from wisp.wire.confinement import Limits
-from wisp.wire.inferences import CLOSE, HANDLE, OPEN, SLOT, Binding, Kind
+from wisp.wire.inferences import CLOSE, HANDLE, OPEN, SLOT, Binding, BoundModel, Kind
 from wisp.wire.segments import create_fixed
 from wisp.wire.walls import ChildKind
 
@@ -223,6 +223,11 @@ class InferenceHost:
             self._send(Kind.BIND, binding.encode())
             self._bound.add(binding.handle)
         self._send(Kind.OPEN, OPEN.pack(slot, binding.handle, invocation, deadline_ns))
+
+    def grant(self, slot: int, invocation: int, model: BoundModel) -> None:
+        """One more model for an invocation that was opened, behind those of its binding. Raises `ChildLost`."""
+        fields = {"slot": slot, "invocation": invocation, "model": asdict(model)}
+        self._send(Kind.GRANT, json.dumps(fields).encode())
 
     def close(self, slot: int, invocation: int) -> None:
         """Also notices at once if the host died under this invocation, so that the next one waits for its successor."""

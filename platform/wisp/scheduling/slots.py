@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ from wisp.scheduling.hosts import TENSOR_BYTES
 from wisp.scheduling.measures import Measure
 from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
-from wisp.wire.inferences import Binding
+from wisp.wire.inferences import Binding, BoundModel
 from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
@@ -53,6 +54,13 @@ class Outbound(Protocol):
     async def fetch(self, message: bytes, deadline_ns: int) -> Inbound: ...
 
 
+class Inline(Protocol):
+    """The models that one invocation brings."""
+
+    async def load(self, data: bytes, deadline_ns: int) -> tuple[Inbound, BoundModel | None]:
+        """What to tell the sandbox, and what to tell the inference host first, once for each model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
@@ -74,6 +82,8 @@ class Job:
     probe: bool = False
     outbound: Outbound | None = None
     """None: nothing is reachable."""
+    inline: Inline | None = None
+    """None: the guest brings no models."""
 
 
 class Lost(ChildLost):
@@ -235,8 +245,8 @@ class Sandbox:
                 self.detach()
             assert self._job is not None
             self._finish(replace(ending, receipt=self._measure.end(ending.receipt, self._job.link)))
-        elif frame.kind == Kind.OUTBOUND:
-            self._start_fetching(frame.payload)
+        elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH):
+            self._start_fetching(frame.kind, frame.payload)
         elif frame.kind == Kind.FAILED:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
@@ -249,7 +259,7 @@ class Sandbox:
         else:
             raise InvalidFrame(f"frame kind {frame.kind} from a sandbox")
 
-    def _start_fetching(self, payload: bytes) -> None:
+    def _start_fetching(self, kind: int, payload: bytes) -> None:
         """The guest waits meanwhile, so there is one at a time. Raises `InvalidFrame`."""
         number, sequence, in_segment, length = OUTBOUND_HEAD.unpack_from(payload)
         busy = self._fetching is not None and not self._fetching.done()
@@ -258,13 +268,29 @@ class Sandbox:
         message = take(in_segment, length, payload[OUTBOUND_HEAD.size :], self._outbound.view)
         if in_segment:
             self._outbound_bytes = max(self._outbound_bytes, length)
-        self._fetching = asyncio.get_running_loop().create_task(self._fetch(self._job, number, sequence, message))
+        fetch = self._fetch if kind == Kind.OUTBOUND else self._load
+        answer = fetch(self._job, number, message)
+        self._fetching = asyncio.get_running_loop().create_task(self._inbound(answer, number, sequence))
         self._fetching.add_done_callback(self._note_fetched)
 
-    async def _fetch(self, job: Job, number: int, sequence: int, message: bytes) -> None:
-        answer = Inbound(status=Status.UNREACHABLE)
-        if job.outbound is not None:
-            answer = await job.outbound.fetch(message, self._deadline_ns)
+    async def _fetch(self, job: Job, number: int, message: bytes) -> Inbound:
+        if job.outbound is None:
+            return Inbound(status=Status.UNREACHABLE)
+        return await job.outbound.fetch(message, self._deadline_ns)
+
+    async def _load(self, job: Job, number: int, data: bytes) -> Inbound:
+        if job.inline is None:
+            return Inbound(status=Status.UNREACHABLE)
+        answer, model = await job.inline.load(data, self._deadline_ns)
+        if model is not None:
+            try:
+                self._pool.host.grant(self.slot, number, model)
+            except ChildLost as error:
+                return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
+        return answer
+
+    async def _inbound(self, fetched: Awaitable[Inbound], number: int, sequence: int) -> None:
+        answer = await fetched
         try:
             in_segment, inline = place(answer.content, self._outbound.view)
         except ValueError:

@@ -12,6 +12,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
                        BIND    JSON `Binding`
                        UNBIND  handle u32
                        OPEN    `OPEN`: slot, handle, invocation, deadline
+                       GRANT   JSON {slot, invocation, model: `BoundModel`}: one model more for that invocation alone
                        CLOSE   `CLOSE`: slot, invocation; cancels what the slot still infers
     host → router      READY   JSON {walls}
                        LOADED  JSON {digest, ok, error, load_ms, shared: are its weights mapped}
@@ -40,6 +41,7 @@ class Kind(IntEnum):
     CLOSE = 9
     COMPUTE = 10
     DONE = 11
+    GRANT = 12
 
 
 OPEN = struct.Struct("<IIQQ")

@@ -16,7 +16,7 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
     sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls}
                        RESULT  `RESULT_HEAD`, detail, denials, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
-    both               OUTBOUND, INBOUND: see `wire.outbound`
+    both               OUTBOUND, GRAPH, INBOUND: see `wire.outbound`
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Kind(IntEnum):
     FAILED = 10
     OUTBOUND = 11
     INBOUND = 12
+    GRAPH = 13
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
@@ -113,6 +114,8 @@ class FunctionLink:
     tenant: str = ""
     function: str = ""
     files: tuple[MountLink, ...] = ()
+    inline_models: bool = False
+    """Whether the guest may bring models of its own."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -125,6 +128,17 @@ class FunctionLink:
         fields["models"] = tuple(_model(model) for model in fields["models"])
         fields["files"] = tuple(MountLink(**mount | {"allow": tuple(mount["allow"])}) for mount in fields["files"])
         return cls(**fields)
+
+
+def encode_model(number: int, model: ModelLink) -> bytes:
+    """A model that the guest brought, and its number among those of the invocation."""
+    return json.dumps({"number": number, **asdict(model)}).encode()
+
+
+def decode_model(content: bytes) -> tuple[int, ModelLink]:
+    """For the sandbox, which trusts the router: a wrong field is a defect and raises."""
+    fields: dict[str, Any] = json.loads(content)
+    return fields.pop("number"), _model(fields)
 
 
 def _model(fields: dict[str, Any]) -> ModelLink:

@@ -1,7 +1,9 @@
 """A guest's outbound request on its way to the router and back: one question at a time, between INVOKE and RESULT.
 
     sandbox → router   OUTBOUND  `OUTBOUND_HEAD`, exchange request (or it lies at the start of the outbound segment)
-    router → sandbox   INBOUND   `INBOUND_HEAD`, exchange response (likewise), or words about what went wrong
+    sandbox → router   GRAPH     `OUTBOUND_HEAD`, the bytes of a model that the guest brought (likewise)
+    router → sandbox   INBOUND   `INBOUND_HEAD`, exchange response or `encode_model` (likewise), or words about what
+                                 went wrong
 
 The request's path is an absolute URL and its query empty. The segment is the slot's own, made and sealed by the router.
 """
