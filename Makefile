@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo serve test lint types guests guests-check bench bench-neighbours clean
+.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,6 +41,9 @@ guests-check: ## the prebuilt guests match their sources (needs neither)
 bench: $(VENV)/.installed ## what a request costs here, as ratios
 	$(BIN)/python tests/bench/bench_hello.py
 	$(BIN)/python tests/bench/bench_claims.py
+
+bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how soon they answer on two nodes
+	$(BIN)/python tests/bench/bench_update.py
 
 bench-neighbours: $(VENV)/.installed ## what a hostile neighbour costs an honest tenant, a quarter of an hour
 	$(BIN)/python tests/bench/bench_neighbours.py
