@@ -1,9 +1,9 @@
 """Updates under a crowd: two nodes on one Redis, 64 clients, 200 activations in a row.
 
 Prints what was sent, right, failed and mixed (each answer is held to its content: module, environment and bundled file
-of one version), and on each node the time from the `activate` call to the first answer of the new version. First without
-the crowd, then with it: on a machine with few cores, the clients take most of it, and the second says more of the queue
-than of the switch.
+of one version), and on each node the time from the `activate` call to the first answer of the new version. First
+without the crowd, then with it: on a machine with few cores, the clients take most of it, and the second says more of
+the queue than of the switch.
 
     python tests/bench/bench_update.py [--quick]
 """

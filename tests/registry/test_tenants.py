@@ -8,6 +8,7 @@ from registry.samples import ACME, BETA, CLASSIFY, FREE, INPUTS, MOBILENET, OUTP
 from wisp.errors import Conflict, NotFound, RegistryUnavailable
 from wisp.names import parse_class, parse_tenant
 from wisp.registry.cipher import SecretCipher
+from wisp.registry.credentials import new_key
 from wisp.registry.keys import OPERATORS_ALONE, TENANTS, Kind, key
 from wisp.registry.records import Role
 from wisp.registry.registry import Registry
@@ -121,3 +122,14 @@ async def test_a_damaged_tenant_is_neither_read_nor_sealed_anew(registry: Regist
     await registry.tenants.create(BETA, FREE)
     await registry.tenants.delete(ACME)
     assert [tenant.name for tenant in await registry.tenants.list()] == ["beta"]
+
+
+async def test_a_tenant_and_its_first_key_are_made_in_one_step(registry: Registry) -> None:
+    first, secret = new_key(ACME, Role.DEPLOY)
+    await registry.tenants.create(ACME, FREE, first)
+    assert await registry.keys.authenticate(secret) == first
+    late, refused = new_key(ACME, Role.DEPLOY)
+    with pytest.raises(Conflict):
+        await registry.tenants.create(ACME, FREE, late)
+    assert await registry.keys.authenticate(refused) is None
+    assert await registry.keys.list(ACME) == (first,)

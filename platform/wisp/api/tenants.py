@@ -10,6 +10,7 @@ from wisp.api.moments import moment
 from wisp.api.operations import BODY_ERRORS, Context, Operation, document, listing, nothing
 from wisp.errors import Conflict, Fault, InvalidName, InvalidRequest, NotFound
 from wisp.names import ClassName, parse_class, parse_tenant
+from wisp.registry.credentials import new_key
 from wisp.registry.records import Role, Tenant
 
 
@@ -35,9 +36,10 @@ def known_class(context: Context, text: str) -> ClassName:
 async def create(context: Context) -> Response:
     wanted = await context.json(NewTenant)
     registry = context.node.registry
-    tenant = await registry.tenants.create(parse_tenant(wanted.tenant), known_class(context, wanted.class_name))
+    name = parse_tenant(wanted.tenant)
+    key, secret = new_key(name, Role.DEPLOY)
+    tenant = await registry.tenants.create(name, known_class(context, wanted.class_name), key)
     context.node.snapshot.invalidate(tenant.name)
-    key, secret = await registry.keys.issue(tenant.name, Role.DEPLOY)
     shown = show(tenant)
     shown["key"] = {"id": key.id, "role": key.role.value, "secret": secret}
     return document(shown, 201)

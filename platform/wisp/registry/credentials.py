@@ -43,6 +43,21 @@ def secret_sha256(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def new_key(tenant: TenantName, role: Role, functions: tuple[FunctionName, ...] | None = None) -> tuple[Key, str]:
+    """A key that nobody knows of yet, and its secret."""
+    key_id = parse_key_id(secrets.token_hex(8))
+    secret = f"wisp_{tenant}_{key_id}_{secrets.token_urlsafe(RANDOM_BYTES)}"
+    record = Key(
+        id=key_id,
+        tenant=tenant,
+        role=role,
+        functions=functions,
+        secret_sha256=secret_sha256(secret),
+        created_at=int(time.time()),
+    )
+    return record, secret
+
+
 class Credentials:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -51,18 +66,9 @@ class Credentials:
         self, tenant: TenantName, role: Role, functions: tuple[FunctionName, ...] | None = None
     ) -> tuple[Key, str]:
         """The key and its secret, which nobody can read again. Raises `NotFound` without the tenant."""
-        key_id = parse_key_id(secrets.token_hex(8))
-        secret = f"wisp_{tenant}_{key_id}_{secrets.token_urlsafe(RANDOM_BYTES)}"
-        record = Key(
-            id=key_id,
-            tenant=tenant,
-            role=role,
-            functions=functions,
-            secret_sha256=secret_sha256(secret),
-            created_at=int(time.time()),
-        )
+        record, secret = new_key(tenant, role, functions)
         answer = await self.connection.run(
-            scripts.PUT_KEY, keys(tenant, Kind.TENANT, Kind.KEYS, Kind.GENERATION), tenant, key_id, encode(record)
+            scripts.PUT_KEY, keys(tenant, Kind.TENANT, Kind.KEYS, Kind.GENERATION), tenant, record.id, encode(record)
         )
         accepted(answer, tenant)
         return record, secret

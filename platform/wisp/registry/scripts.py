@@ -58,14 +58,15 @@ def script(text: str) -> Script:
 
 
 CREATE_TENANT = script("""
--- KEYS: tenant, generation
--- ARGV: tenant name, tenant record
+-- KEYS: tenant, generation, keys
+-- ARGV: tenant name, tenant record, then of its first key, if it gets one: id, record
 -- ok | exists
 
 if redis.call('SET', KEYS[1], ARGV[2], 'NX') == false then return {'exists'} end
 -- Milliseconds, not 1: a tenant that is made again never has a generation that the former had.
 local now = redis.call('TIME')
 redis.call('SET', KEYS[2], string.format('%d%03d', now[1], math.floor(now[2] / 1000)))
+if ARGV[3] then redis.call('HSET', KEYS[3], ARGV[3], ARGV[4]) end
 changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
 return {'ok'}
 """)

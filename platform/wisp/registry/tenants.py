@@ -15,7 +15,7 @@ from wisp.registry import scripts
 from wisp.registry.codec import decode, encode
 from wisp.registry.connection import Connection
 from wisp.registry.keys import SHARED_TAG, TENANTS, Kind, everywhere, key, keys, owner_tag
-from wisp.registry.records import Tenant
+from wisp.registry.records import Key, Tenant
 from wisp.registry.refusals import accepted
 
 
@@ -23,12 +23,16 @@ class Tenants:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    async def create(self, name: TenantName, class_name: ClassName) -> Tenant:
-        """Raises `Conflict` if there is one."""
+    async def create(self, name: TenantName, class_name: ClassName, first_key: Key | None = None) -> Tenant:
+        """With its first key in one step. Raises `Conflict` if there is one."""
         tenant = Tenant(name=name, class_name=class_name, suspended=False, created_at=int(time.time()))
         await self.connection.command("SADD", TENANTS, name)
         answer = await self.connection.run(
-            scripts.CREATE_TENANT, keys(name, Kind.TENANT, Kind.GENERATION), name, encode(tenant)
+            scripts.CREATE_TENANT,
+            keys(name, Kind.TENANT, Kind.GENERATION, Kind.KEYS),
+            name,
+            encode(tenant),
+            *(() if first_key is None else (first_key.id, encode(first_key))),
         )
         accepted(answer, name)
         await self.connection.command("SADD", TENANTS, name)  # a delete may have cleared the intent meanwhile
