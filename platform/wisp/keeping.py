@@ -45,17 +45,20 @@ class Keeper:
         *,
         policies: Callable[[], Iterable[PolicyText]],
         unsettled: Callable[[], set[TenantName]],
+        recalling: Callable[[], bool],
         blobs: Blobs | None,
         save_every_s: float = SAVE_EVERY_S,
     ) -> None:
-        """`unsettled`: those of whom something in memory is known to be old. `blobs`: where reading a blob leaves a
-        copy on this node; None where they are on its disk anyhow."""
+        """`unsettled`: those of whom something in memory is known to be old. `recalling`: whether something that is
+        kept is still to be asked for, so that the file knows more than the memory does. `blobs`: where reading a blob
+        leaves a copy on this node; None where they are on its disk anyhow."""
         self.file = file
         self.saved_at: int | None = None
         """Unix seconds; the file says what held then."""
         self._snapshot = snapshot
         self._policies = policies
         self._unsettled = unsettled
+        self._recalling = recalling
         self._blobs = blobs
         self._save_every_s = save_every_s
         self._here: set[Digest] = set()
@@ -69,6 +72,8 @@ class Keeper:
             await self._bring_blobs()
 
     async def save(self) -> None:
+        if self._recalling():
+            return
         snapshot, unsettled = self._snapshot, self._unsettled()
         entries = tuple(snapshot.functions.memory.found.values())
         keys = tuple(snapshot.keys.memory.found.values())

@@ -213,6 +213,7 @@ class Node:
                 self.snapshot,
                 policies=lambda: self.book.documents.values(),
                 unsettled=lambda: following.unsettled,
+                recalling=lambda: following.recalling,
                 blobs=self.blobs if elsewhere else None,
             )
             beside.append(self.kept.keeper.run())

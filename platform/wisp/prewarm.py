@@ -95,8 +95,8 @@ class Prewarmer:
                 linking = [group.create_task(self._link_of(plan)) for plan in plans]
             for link in linking:
                 self._sandboxes.bring(link.result())
-        except* WispError as failed:
-            log.warning("%s is not ready to answer: %s", place, first_of(failed).message)
+        except* (WispError, OSError) as failed:  # a full disk, too, is no reason to serve no more
+            log.warning("%s is not ready to answer: %s", place, first_of(failed))
             ready = False
         return ready
 
@@ -143,11 +143,11 @@ class Prewarmer:
             await self._code.segment(version.module, self._ceilings())
         except NotFound:
             pass  # deleted, or its latest version was
-        except WispError as error:
-            log.warning("%s/%s: the newest upload is not ready on this node yet: %s", tenant, function, error.message)
+        except (WispError, OSError) as error:
+            log.warning("%s/%s: the newest upload is not ready on this node yet: %s", tenant, function, error)
 
 
-def first_of(group: BaseExceptionGroup[WispError]) -> WispError:
+def first_of(group: BaseExceptionGroup[WispError | OSError]) -> WispError | OSError:
     for error in group.exceptions:
         return first_of(error) if isinstance(error, BaseExceptionGroup) else error
     raise ValueError("an empty group")

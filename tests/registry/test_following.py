@@ -14,6 +14,8 @@ from wisp.errors import RegistryUnavailable
 from wisp.names import FunctionName, TenantName
 from wisp.registry.events import Event
 from wisp.registry.following import Following
+from wisp.registry.kept import Kept
+from wisp.registry.keys import Kind, key
 from wisp.registry.memory import UNKNOWN
 from wisp.registry.records import Entry, Role
 from wisp.registry.registry import Registry
@@ -222,3 +224,53 @@ async def test_generations_of_unknown_tenants_are_not_kept(deployed: Registry) -
     await Following(snapshot).compare()
     assert set(snapshot.seen) == {ACME}
     assert snapshot.peek_function(BETA, CLASSIFY) is UNKNOWN
+
+
+async def test_a_record_that_cannot_be_read_costs_neither_the_former_nor_the_following(deployed: Registry) -> None:
+    snapshot = Snapshot(deployed)
+    former = await loaded(snapshot)
+    functions = key(ACME, Kind.FUNCTIONS)
+    following = Following(snapshot, compare_every_s=0.05)
+    async with running(following):
+        await until(lambda: snapshot.reach.stale_s is not None)
+        await deployed.functions.activate(ACME, CLASSIFY, 2)
+        await until(lambda: answers(snapshot, 2))
+        whole = await deployed.connection.hash_get(functions, CLASSIFY)
+        assert whole is not None
+        await deployed.connection.command("HSET", functions, CLASSIFY, whole.replace(b"2", b"3"))
+        await deployed.connection.command("INCR", key(ACME, Kind.GENERATION))
+        await until(lambda: ACME in following.unsettled)
+        assert answers(snapshot, 2)
+        await deployed.connection.command("HSET", functions, CLASSIFY, whole)
+        await until(lambda: not following.unsettled)
+        assert answers(snapshot, 2)
+    assert former.version is not None
+
+
+async def test_what_a_former_process_kept_is_taken_over_as_far_as_it_still_holds(deployed: Registry) -> None:
+    await deployed.tenants.create(BETA, FREE)
+    await deployed.functions.put_version(BETA, CLASSIFY, draft("a"), activate=True)
+    issued, secret = await deployed.keys.issue(BETA, Role.INVOKE)
+    entries = [await deployed.functions.entry(tenant, CLASSIFY) for tenant in (ACME, BETA)]
+    kept = Kept(
+        saved_at=1,
+        generations={tenant: await deployed.generation(tenant) for tenant in (ACME, BETA)},
+        entries=tuple(entry for entry in entries if entry is not None),
+        keys=(issued,),
+        tenants=(),
+        policies=(),
+    )
+    await deployed.functions.put_version(BETA, CLASSIFY, draft("b"), activate=True)
+    snapshot = Snapshot(deployed)
+    snapshot.restore(kept, {tenant: await deployed.generation(tenant) for tenant in (ACME, BETA)})
+    assert known(snapshot) is kept.entries[0]
+    assert snapshot.peek_function(BETA, CLASSIFY) is UNKNOWN
+    assert snapshot.peek_key(secret) is UNKNOWN
+    following = Following(snapshot, compare_every_s=0.05)
+    assert following.recalling
+    async with running(following):
+        await until(lambda: not following.recalling and isinstance(snapshot.peek_function(BETA, CLASSIFY), Entry))
+        await until(lambda: snapshot.peek_key(secret) == issued)
+    found = snapshot.peek_function(BETA, CLASSIFY)
+    assert isinstance(found, Entry)
+    assert answers_of(found) == 2

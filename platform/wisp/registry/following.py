@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
-from wisp.errors import RegistryUnavailable
+from wisp.errors import RegistryUnavailable, WispError
 from wisp.names import FunctionName, KeyId, TenantName
 from wisp.registry.events import LISTEN_S, Event, Subscribed
 from wisp.registry.shelf import Named
@@ -59,6 +59,10 @@ class Following:
         self._missing: dict[Named, None] = {}
         self._missing_keys: dict[Named, KeyId] = {}
         self._waiting: set[Named] = set()
+        self._recalls = 0
+        """Under way."""
+        self._told: set[Named] = set()
+        """Whose trouble is in the log already."""
         self._prepared = prepare_registry is nothing
 
     async def run(self, *, listen_s: float = LISTEN_S) -> None:
@@ -74,6 +78,13 @@ class Following:
         snapshot = self.snapshot
         keys = (*snapshot.due, *self._overdue, *self._waiting, *snapshot.functions.renewals)
         return {key.tenant for key in keys}
+
+    @property
+    def recalling(self) -> bool:
+        """Whether something that a former process knew, or this one before a change, is still to be asked for."""
+        snapshot = self.snapshot
+        waiting = (snapshot.recalled, snapshot.recalled_keys, self._missing, self._missing_keys)
+        return bool(self._recalls) or any(waiting)
 
     def apply(self, event: Event) -> None:
         if event.tenant is None:
@@ -166,9 +177,11 @@ class Following:
                         group.create_task(self._renew_one(key))
                 recalled, self.snapshot.recalled = self.snapshot.recalled, {}
                 for key in recalled:
+                    self._recalls += 1
                     group.create_task(self._recall(key))
                 recalled_keys, self.snapshot.recalled_keys = self.snapshot.recalled_keys, {}
                 for key, key_id in recalled_keys.items():
+                    self._recalls += 1
                     group.create_task(self._recall_key(key, key_id))
 
     async def _renew_one(self, key: Named) -> None:
@@ -178,23 +191,30 @@ class Following:
             await self._loads.acquire()
             self._waiting.discard(key)
             await self.snapshot.refresh(key.tenant, name, on_loaded=self._loads.release)
+            self._told.discard(key)
         except asyncio.CancelledError:
             self._overdue[key] = None
             raise
-        except RegistryUnavailable as error:
-            self._overdue[key] = None  # until it answers again
-            log.warning("%s/%s has changed, and its new state cannot be read yet: %s", *key, error)
+        except WispError as error:  # away, or a record that this wisp cannot read
+            self._overdue[key] = None  # until the next comparison
+            if key not in self._told:
+                self._told.add(key)
+                log.warning("%s/%s has changed, and its new state cannot be read yet: %s", *key, error)
 
     async def _recall(self, place: Named) -> None:
         try:
             async with self._loads:
                 await self.snapshot.function(place.tenant, FunctionName(place.name))
-        except RegistryUnavailable:
+        except WispError:
             self._missing[place] = None
+        finally:
+            self._recalls -= 1
 
     async def _recall_key(self, place: Named, key_id: KeyId) -> None:
         try:
             async with self._loads:
                 await self.snapshot.recall_key(place, key_id)
-        except RegistryUnavailable:
+        except WispError:
             self._missing_keys[place] = key_id
+        finally:
+            self._recalls -= 1
