@@ -165,6 +165,8 @@ class Crowd:
         self.count = Count()
         self._port, self._key, self._path = port, key, path
         self._clients, self._floor, self._excuse, self._pause_s = clients, floor, excuse, pause_s
+        self._expected = 0
+        self._switched_s: float | None = None
         self._stop = asyncio.Event()
         self._group: asyncio.Task[None] | None = None
 
@@ -187,10 +189,22 @@ class Crowd:
     async def _client(self, connection: Connection) -> None:
         while not self._stop.is_set():
             floor = self._floor()
+            began_s = time.perf_counter()
             reply = await connection.request("GET", self._path, key=self._key)
+            if said(reply) == self._expected:
+                self._switched_s = min(began_s, self._switched_s or began_s)
             self.count.note(reply, allowed=lambda number: number >= floor, excuse=self._excuse)  # noqa: B023
             if self._pause_s:
                 await asyncio.sleep(self._pause_s)
+
+    async def switched_s(self, number: int) -> float:
+        """When the first of its requests began that this version answered; it was not answering before."""
+        self._expected, self._switched_s = number, None
+        async with asyncio.timeout(60):
+            while self._switched_s is None:
+                await asyncio.sleep(0.001)
+        await self.sent(self._clients)  # those that began earlier and have waited longer
+        return self._switched_s
 
     async def sent(self, more: int) -> None:
         """Until that many more requests were answered."""

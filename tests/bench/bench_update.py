@@ -1,7 +1,8 @@
 """Updates under a crowd: two nodes on one Redis, 64 clients, 200 activations in a row.
 
 Prints what was sent, right, failed and mixed (each answer is held to its content: module, environment and bundled file
-of one version), and on each node the time from the `activate` call to the first answer of the new version. First
+of one version), and on each node the time from the `activate` call to the first answer of the new version, and to the
+moment at which the request that got it began: that the node had switched by then, without the wait in its queue. First
 without the crowd, then with it: on a machine with few cores, the clients take most of it, and the second says more of
 the queue than of the switch.
 
@@ -49,6 +50,11 @@ async def round_of(updates: int, clients: int, nodes: tuple[Platform, Platform])
     here = nodes[0]
     called: list[float] = []
     first: dict[str, list[float]] = {"first new answer, the same node": [], "first new answer, the other node": []}
+    began_with: dict[str, list[float]] = {
+        "its request began, the same node": [],
+        "its request began, the other node": [],
+    }
+    started = time.perf_counter()
     async with AsyncExitStack() as stack:
         crowds = [
             await stack.enter_async_context(Crowd(node.port, node.key, PATH, clients=clients // 2)) for node in nodes
@@ -60,6 +66,7 @@ async def round_of(updates: int, clients: int, nodes: tuple[Platform, Platform])
         for update in range(updates):
             number = (update + 1) % VERSIONS + 1
             began = time.perf_counter()
+            switches = [asyncio.create_task(crowd.switched_s(number)) for crowd in crowds] if clients else []
             probes = [asyncio.create_task(probe(node.port, node.key, number, began)) for node in nodes]
             answer = await client.post(
                 "/v1/tenants/acme/functions/which/activate", json={"version": number}, headers=headers
@@ -68,19 +75,20 @@ async def round_of(updates: int, clients: int, nodes: tuple[Platform, Platform])
             answer.raise_for_status()
             for times, task in zip(first.values(), probes, strict=True):
                 times.append(await task)
-        for crowd in crowds:
-            if clients:
-                await crowd.sent(clients)
+            for times, switch in zip(began_with.values(), switches, strict=False):
+                times.append(await switch - began)
     sent, right = (sum(getattr(crowd.count, name) for crowd in crowds) for name in ("sent", "right"))
     wrong = [shape for crowd in crowds for shape in crowd.count.wrong.elements()]
     mixed = sum(status == 200 for status, _, _ in wrong)
-    print(f"{updates} updates under {clients} clients: "
+    rate = sent / (time.perf_counter() - started)
+    print(f"{updates} updates under {clients} clients, {rate:.0f} requests/s: "
           f"sent {sent} right {right} failed {len(wrong) - mixed} mixed {mixed}")  # fmt: skip
     for shape in sorted(set(wrong))[:5]:
         print("  ", shape)
     show("activate answered", called)
-    for name, times in first.items():
-        show(name, times)
+    for name, times in (*first.items(), *began_with.items()):
+        if times:
+            show(name, times)
 
 
 def main() -> None:
