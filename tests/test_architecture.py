@@ -39,6 +39,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "dispatch",
         "node",
         "api",
+        "fastserver",
         "server",
         "cli",
     )
@@ -60,6 +61,7 @@ OWNERS = {
     "hypercorn": {"server"},
     "h11": {"server"},
     "uvloop": {"server"},
+    "uvicorn": {"fastserver"},
     "pydantic": {"policy", "api", "cli"},
     "yaml": {"policy", "cli"},
     "prometheus_client": {"telemetry"},

@@ -32,6 +32,12 @@ def short_dir() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(params=["hypercorn", "uvicorn"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Both HTTP servers keep the same promises."""
+    return str(request.param)
+
+
 def said(server: Serving, request: bytes) -> bytes:
     """What comes back on a connection of its own, until the server closes it."""
     with server.connect() as connection:
@@ -53,10 +59,10 @@ def deploy(server: Serving, function: str, module: bytes, policy: bytes = HANDLE
     return {"authorization": f"Bearer {key}"}
 
 
-def test_http_1_only_and_bounded_heads(short_dir: Path) -> None:
-    with serving(short_dir) as server:
+def test_http_1_only_and_bounded_heads(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind) as server:
         preface = said(server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
-        assert preface.startswith(b"HTTP/1.1 505 ")
+        assert preface.split()[1] in (b"505", b"400")
         upgrade = said(
             server,
             b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
@@ -67,9 +73,9 @@ def test_http_1_only_and_bounded_heads(short_dir: Path) -> None:
         websocket = said(
             server,
             b"GET /t/acme/hi HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            b"Connection: close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         )
-        assert websocket.startswith(b"HTTP/1.1 403 ")
+        assert websocket.split()[1] in (b"403", b"401")
         large = said(server, b"GET /healthz HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 200_000 + b"\r\n\r\n")
         assert large.split(b"\r\n")[0].split()[1] in (b"400", b"431")
         smuggled = said(
@@ -84,8 +90,8 @@ def test_http_1_only_and_bounded_heads(short_dir: Path) -> None:
         assert "Traceback" not in server.log.read_text()
 
 
-def test_a_request_in_flight_ends_well_while_the_server_drains(short_dir: Path) -> None:
-    with serving(short_dir, "--drain-delay", "2s") as server:
+def test_a_request_in_flight_ends_well_while_the_server_drains(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind, "--drain-delay", "2s") as server:
         headers = deploy(server, "hi", answering(b"hello"))
         with httpx.Client(base_url=server.url, headers=headers, timeout=20) as client:
             assert client.get("/t/acme/hi").text == "hello"
@@ -98,8 +104,8 @@ def test_a_request_in_flight_ends_well_while_the_server_drains(short_dir: Path) 
         assert "Traceback" not in server.log.read_text()
 
 
-def test_what_outlasts_the_drain_is_ended(short_dir: Path) -> None:
-    with serving(short_dir, "--drain-timeout", "500ms") as server:
+def test_what_outlasts_the_drain_is_ended(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind, "--drain-timeout", "500ms") as server:
         headers = deploy(server, "slow", handler(LOOP), SLOW_POLICY)
         ended: list[object] = []
 
@@ -122,8 +128,8 @@ def test_what_outlasts_the_drain_is_ended(short_dir: Path) -> None:
         assert processes_of_session(server.process.pid) == []
 
 
-def test_a_caller_that_hangs_up_frees_the_sandbox(short_dir: Path) -> None:
-    with serving(short_dir) as server:
+def test_a_caller_that_hangs_up_frees_the_sandbox(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind) as server:
         headers = deploy(server, "slow", handler(LOOP), SLOW_POLICY)
         deploy(server, "hi", answering(b"hello"))
         with httpx.Client(base_url=server.url, headers=OPERATOR) as client:
@@ -137,8 +143,17 @@ def test_a_caller_that_hangs_up_frees_the_sandbox(short_dir: Path) -> None:
         assert httpx.get(f"{server.url}/t/acme/hi", headers=headers).text == "hello"
 
 
-def test_a_large_body_that_is_refused_is_refused_in_words(short_dir: Path) -> None:
-    with serving(short_dir) as server:
+def test_a_connection_on_which_no_head_comes_is_closed(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind) as server, server.connect() as silent, server.connect() as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        for connection in (silent, slow):
+            connection.settimeout(60)
+            while connection.recv(65536):  # a word about it is welcome
+                pass
+
+
+def test_a_large_body_that_is_refused_is_refused_in_words(short_dir: Path, kind: str) -> None:
+    with serving(short_dir, "--server", kind) as server:
         headers = deploy(server, "small", answering(b"hi"), HANDLER_POLICY + b"limits: {request_body: 1Ki}\n")
         answer = httpx.post(f"{server.url}/t/acme/small", headers=headers, content=b"x" * 3_000_000)
         assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")

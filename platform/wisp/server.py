@@ -9,6 +9,7 @@ guest.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Final, cast
 
 import h11
@@ -167,6 +169,8 @@ async def _serve(settings: Settings, companion: Companion | None) -> None:
         loop.add_signal_handler(number, end)
     with listen(settings.bind) as bound, suppress(asyncio.CancelledError):
         config = make_config(settings)
+        if settings.server == "uvicorn":
+            fast_server()
         log.info("starting: %s", " ".join(f"{name}={value}" for name, value in settings.masked().items()))
         async with Node(settings) as node:
             starting = False
@@ -182,14 +186,27 @@ async def _answer_requests(
     app = cast(Framework, create_app(node, metrics))
     url = base_url(node.settings, bound)
     bound.listen(BACKLOG)  # from here on callers wait for the server instead of being refused
-    config.bind = [f"fd://{bound.detach()}"]  # Hypercorn's from here on, to close
     async with asyncio.TaskGroup() as group:
         beside = None if companion is None else group.create_task(companion(node.settings, url))
         log.info("listening on %s", url)
-        with suppress(asyncio.CancelledError):  # Hypercorn's own, where requests outlast the drain
-            await serve_http(app, config, shutdown_trigger=lambda: _drained(node, stop), mode="asgi")
+        if node.settings.server == "uvicorn":
+            fast = fast_server()
+            bounds = fast.make_config(app, node.settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+            await fast.serve(bounds, bound, lambda: _drained(node, stop))
+        else:
+            config.bind = [f"fd://{bound.detach()}"]  # Hypercorn's from here on, to close
+            with suppress(asyncio.CancelledError):  # Hypercorn's own, where requests outlast the drain
+                await serve_http(app, config, shutdown_trigger=lambda: _drained(node, stop), mode="asgi")
         if beside is not None:
             beside.cancel()
+
+
+def fast_server() -> ModuleType:
+    """The optional server's module. Raises `InvalidSettings` where its packages are not installed."""
+    try:
+        return importlib.import_module("wisp.fastserver")
+    except ModuleNotFoundError as error:
+        raise InvalidSettings("--server uvicorn needs two more packages: pip install 'wisp[fast]'") from error
 
 
 async def _drained(node: Node, stop: asyncio.Event) -> None:

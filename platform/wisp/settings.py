@@ -206,6 +206,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="tls_cert", parse=_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
     Setting(name="tls_key", parse=_path, default=None, metavar="FILE", help="PEM private key"),
     Setting(
+        name="server",
+        parse=_word("hypercorn", "uvicorn"),
+        default="hypercorn",
+        metavar="hypercorn|uvicorn",
+        help="the HTTP server; uvicorn is faster and comes with pip install 'wisp[fast]'",
+    ),
+    Setting(
         name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without all walls up"
     ),
     Setting(
@@ -271,6 +278,7 @@ class Settings:
     metrics_public: bool
     tls_cert: Path | None
     tls_key: Path | None
+    server: str
     require_walls: bool
     body_budget_bytes: int
     body_timeout_s: float

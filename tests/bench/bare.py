@@ -1,0 +1,52 @@
+"""What wisp is compared with: the same HTTP server under the same settings, and no platform behind it.
+
+python tests/bench/bare.py SERVER PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from hypercorn.asyncio import serve
+
+from wisp import fastserver
+from wisp.server import BACKLOG, HEAD_BYTES, HEAD_S, listen, make_config, speak_http1_only
+from wisp.settings import Settings
+
+BODY = b"Welcome to Globex.\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": BODY})
+
+
+def main() -> None:
+    server, port = sys.argv[1:]
+    settings = Settings.load(
+        {"bind": f"127.0.0.1:{port}", "data_dir": str(Path.cwd())}, environ={"WISP_OPERATOR_KEY": "k" * 32}
+    )
+    if server == "uvicorn":
+        with listen(settings.bind) as bound:
+            fast = fastserver.make_config(app, settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+            uvloop.run(fastserver.serve(fast, bound, asyncio.Event().wait))
+        return
+    speak_http1_only()
+    config = make_config(settings)
+    config.bind = [settings.bind]
+    uvloop.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
+
+
+if __name__ == "__main__":
+    main()
