@@ -34,7 +34,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "code models",
         "inline",
         "inspection prewarm keeping",
-        "policybook forecast",
+        "guards policybook forecast",
         "deployment",
         "dispatch",
         "node",

@@ -22,7 +22,15 @@ from pathlib import Path
 
 from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
 from wisp.code import CodeStore, compile_limits
-from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, NotFound
+from wisp.errors import (
+    Conflict,
+    ExceedsCeiling,
+    Fault,
+    InvalidModule,
+    InvalidPolicy,
+    NotFound,
+    PreconditionFailed,
+)
 from wisp.hostmounts import HostStore, host_mounts_of
 from wisp.inspection import facts_of
 from wisp.models import ModelStore
@@ -38,7 +46,8 @@ from wisp.policy.parse import parse_policy
 from wisp.policy.quantity import print_size
 from wisp.policy.schema import Policy
 from wisp.registry.blobstore import BlobStore
-from wisp.registry.records import BundleFile, Draft, Model, ModelPin, Tenant, Version
+from wisp.registry.expectations import ANY, Expected
+from wisp.registry.records import BundleFile, Draft, Function, Model, ModelPin, Tenant, Version
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
@@ -47,15 +56,17 @@ from wisp.scheduling.slots import Job
 from wisp.wire.outcome import Outcome
 
 TRIAL_QUEUE_S = 10.0
+POLICY_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployed:
-    """`created` is False where the same content was there already."""
+    """`created` is False where the same content was there already; `active` and `revision` are the function's."""
 
     version: Version
     created: bool
     active: bool
+    revision: int
     grants: Grants
     warnings: tuple[str, ...]
 
@@ -102,6 +113,8 @@ class Deployer:
         bundle: tuple[tuple[str, Path], ...],
         activate: bool,
         author: str,
+        message: str = "",
+        expected: Expected = None,
     ) -> Deployed:
         """The files stay the caller's. Raises `Rejected` (every fault), `NotFound` for the tenant, `Unavailable`."""
         owner = await self._registry.tenants.get(tenant)
@@ -130,14 +143,32 @@ class Deployer:
             warnings=warnings,
             author=author,
         )
-        return await self._record(tenant, function, draft, grants, activate=activate)
+        return await self._record(
+            tenant, function, draft, grants, activate=activate, message=message, expected=expected
+        )
 
     async def change_policy(
-        self, *, tenant: TenantName, function: FunctionName, policy: bytes, author: str
+        self, *, tenant: TenantName, function: FunctionName, policy: bytes, author: str, expected: Expected = None
     ) -> Deployed:
-        """A new version on the module and bundle of the active one (else the latest), and active."""
+        """A new version on the module and bundle of the active one (else the latest), and active.
+
+        Between its reading of that version and its writing of the new one nothing may have come, else it would bring
+        back a module that was replaced meanwhile. Raises `PreconditionFailed` at another revision than expected,
+        `Conflict` where the function keeps changing.
+        """
+        for _ in range(POLICY_ATTEMPTS):
+            existing = await self._registry.functions.get(tenant, function)
+            if expected is not None and expected != (ANY,) and str(existing.revision) not in expected:
+                raise PreconditionFailed(f"{tenant}/{function}: it has changed since; read it again")
+            try:
+                return await self._change_policy(existing, policy, author)
+            except PreconditionFailed:
+                continue
+        raise Conflict(f"{tenant}/{function}: it changes too often just now; try again")
+
+    async def _change_policy(self, existing: Function, policy: bytes, author: str) -> Deployed:
+        tenant, function = existing.tenant, existing.name
         owner = await self._registry.tenants.get(tenant)
-        existing = await self._registry.functions.get(tenant, function)
         former = await self._registry.functions.version(tenant, function, existing.active or existing.latest)
         parsed, grants = self._judge_policy(policy, owner)
         pins = await self._pin_models(tenant, parsed, grants)
@@ -158,7 +189,9 @@ class Deployer:
             warnings=warnings,
             author=author,
         )
-        return await self._record(tenant, function, draft, grants, activate=True)
+        return await self._record(
+            tenant, function, draft, grants, activate=True, message="", expected=(str(existing.revision),)
+        )
 
     async def push_model(self, *, tenant: TenantName | None, model: ModelName, file: Path) -> tuple[Model, bool]:
         """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`."""
@@ -282,17 +315,27 @@ class Deployer:
         return (f"its start ends with {ending.outcome}: {ending.detail}", *warnings)
 
     async def _record(
-        self, tenant: TenantName, function: FunctionName, draft: Draft, grants: Grants, *, activate: bool
+        self,
+        tenant: TenantName,
+        function: FunctionName,
+        draft: Draft,
+        grants: Grants,
+        *,
+        activate: bool,
+        message: str,
+        expected: Expected,
     ) -> Deployed:
-        version, created = await self._registry.functions.put_version(tenant, function, draft, activate=activate)
+        placed = await self._registry.functions.place(
+            tenant, function, draft, activate=activate, message=message, expected=expected
+        )
         await self._snapshot.settle(tenant, function)
-        current = await self._registry.functions.get(tenant, function)
         return Deployed(
-            version=version,
-            created=created,
-            active=current.active == version.number,
+            version=placed.version,
+            created=placed.created,
+            active=placed.function.active == placed.version.number,
+            revision=placed.function.revision,
             grants=grants,
-            warnings=version.warnings,
+            warnings=placed.version.warnings,
         )
 
 

@@ -21,6 +21,7 @@ from wisp.code import CodeStore
 from wisp.denials import Denials
 from wisp.egress.outbound import Egress, Terms
 from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, NotFound, Suspended, TooManyInflight, Unauthorized
+from wisp.guards import Guards
 from wisp.hostmounts import HostStore
 from wisp.inline import InlineModels
 from wisp.names import FunctionName, RequestId, TenantName
@@ -142,6 +143,7 @@ class Dispatcher:
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
         egress: Egress,
+        guards: Guards,
         operator_key_sha256: bytes,
     ) -> None:
         self.budget = budget
@@ -155,6 +157,7 @@ class Dispatcher:
         self._tenantlog = tenantlog
         self._denials = denials
         self._egress = egress
+        self._guards = guards
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
         self.plans = Plans(self._retire, secrets)
@@ -284,7 +287,10 @@ class Dispatcher:
                 )
             except Lost as lost:
                 ending, queue_ns = lost.ending, lost.receipt.queue_ns
-        return self._answer(target, call.request_id, ending, queue_ns)
+        answer = self._answer(target, call.request_id, ending, queue_ns)
+        if plan.guarded:
+            self._guards.note(plan, answer.outcome, answer.response)
+        return answer
 
     @contextmanager
     def _in_flight(self, target: Target) -> Iterator[None]:

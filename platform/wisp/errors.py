@@ -3,7 +3,7 @@
     WispError
     ├── InvalidRequest          the message itself is malformed (JSON, headers, query)
     ├── Rejected                well-formed, but what it carries will never do; lists every fault
-    │   ├── InvalidName · InvalidModule · InvalidPolicy · InvalidModel · ExceedsCeiling
+    │   ├── InvalidName · InvalidModule · InvalidPolicy · InvalidModel · InvalidTraffic · ExceedsCeiling
     ├── Unauthorized · Forbidden ── Suspended
     ├── NotFound ── FunctionNotFound
     ├── Conflict ── InUse · PolicyFromFile
@@ -83,6 +83,10 @@ class InvalidPolicy(Rejected):
 
 class InvalidModel(Rejected):
     code = "invalid_model"
+
+
+class InvalidTraffic(Rejected):
+    code = "invalid_traffic"
 
 
 class ExceedsCeiling(Rejected):

@@ -25,6 +25,7 @@ from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.guards import Guards
 from wisp.hostmounts import HostStore
 from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
@@ -94,6 +95,7 @@ class Node:
         self.deployer: Deployer
         self.dispatcher: Dispatcher
         self.egress: Egress
+        self.guards: Guards
         self.kept: KeptState | None = None
         self._stack = AsyncExitStack()
 
@@ -172,6 +174,7 @@ class Node:
         )
         self.egress = Egress(self.budget)
         self._stack.push_async_callback(self.egress.close)
+        self.guards = Guards(self.registry.functions, self.tenantlog, self.snapshot.doubt_function)
         self.dispatcher = Dispatcher(
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
@@ -186,6 +189,7 @@ class Node:
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,
             egress=self.egress,
+            guards=self.guards,
             operator_key_sha256=self.operator_key_sha256,
         )
         prewarmer = Prewarmer(
@@ -279,7 +283,7 @@ class Node:
         return self.inline.open(digest) or await self.models.open(digest, room)
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
-        running = [*beside, self.book.run(), self._collect_garbage()]
+        running = [*beside, self.book.run(), self.guards.run(), self._collect_garbage()]
         running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:

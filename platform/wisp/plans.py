@@ -55,6 +55,8 @@ class Plan:
     models: tuple[Digest, ...]
     bundle: Bundle | None
     hosts: tuple[HostMount, ...]
+    guarded: bool
+    """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +253,7 @@ class Plans:
                 and plan.entry.tenant.class_name == tenant.class_name
                 and plan.secrets == _of(entry, plan.grants.secrets)
             ):
-                return replace(plan, entry=entry)
+                return replace(plan, entry=entry, guarded=_guarded(entry, version))
         grants = grants_of(version, tenant, ceilings)
         sealed = _of(entry, grants.secrets)
         secrets = self._secrets.variables(tenant.name, sealed)
@@ -279,7 +281,13 @@ class Plans:
             models=() if binding is None else tuple(Digest(model.digest) for model in binding.models),
             bundle=bundle_of(version.bundle, grants),
             hosts=host_mounts_of(grants, ceilings.ceiling),
+            guarded=_guarded(entry, version),
         )
+
+
+def _guarded(entry: Entry, version: Version) -> bool:
+    traffic = entry.traffic
+    return traffic is not None and traffic.guard is not None and version.number != entry.function.active
 
 
 def _of(entry: Entry, names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:

@@ -53,7 +53,7 @@ async def test_what_is_not_described_does_not_answer(api: Api) -> None:
         "/v1/tenants/",
         "/v1/policies/",
         "/v1/tenants/nothing/usage",
-        "/v1/tenants/nothing/functions/nothing/traffic",
+        "/v1/tenants/nothing/functions/nothing/traffics",
         "/%74/nothing/nothing",
         "/t",
     ):

@@ -6,8 +6,9 @@ import pytest
 
 from wisp.errors import PreconditionFailed, RegistryUnavailable
 from wisp.registry.events import Event, Subscribed
+from wisp.registry.expectations import ANY
 from wisp.registry.keys import Kind, key
-from wisp.registry.policies import ANY, RETAINED, Policies, Source, digest_of, new_text
+from wisp.registry.policies import RETAINED, Policies, Source, digest_of, new_text
 from wisp.registry.registry import Registry
 
 TEXTS = {"ceiling": b"the most", "class-free": b"free"}

@@ -13,6 +13,7 @@ from wisp.registry.keys import OPERATORS_ALONE, TENANTS, Kind, key
 from wisp.registry.records import Role
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
+from wisp.registry.traffic import Guard, Share, Traffic
 
 
 async def test_a_tenant_is_created_once(registry: Registry) -> None:
@@ -61,6 +62,12 @@ async def fill(registry: Registry, tenant: str) -> None:
     )
     await Secrets(registry.connection, SecretCipher(bytes(32))).put(name, "TOKEN", b"value")
     await registry.functions.put_version(name, CLASSIFY, draft("a", models=(pin(model),)), activate=True)
+    await registry.functions.put_version(name, CLASSIFY, draft("b"), activate=True)
+    guard = Guard(max_errors_per_million=0, min_requests=10, window_s=60)
+    split = (Share(version=1, percent=50), Share(version=2, percent=50))
+    traffic = Traffic(id=0, split=split, sticky_header=None, sticky_key=False, guard=guard)
+    function = await registry.functions.split(name, CLASSIFY, traffic)
+    await registry.functions.judge(name, CLASSIFY, function.revision, {2: (1, 1)})
 
 
 async def slot(registry: Registry, tenant: str) -> set[str]:

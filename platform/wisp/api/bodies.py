@@ -18,7 +18,12 @@ from wisp.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 JSON_BYTES: Final = 64 * 1024
 SHOWN_FAULTS: Final = 5
 
+MESSAGE_CHARS: Final = 500
+
 T = TypeVar("T", bound=BaseModel)
+
+Message = Annotated[str, Field(max_length=MESSAGE_CHARS)]
+"""Why somebody changed something, for the history."""
 
 
 class ClientGone(Exception):
@@ -50,6 +55,32 @@ class FunctionPatch(Body):
 
 class Activation(Body):
     version: Annotated[int, Field(ge=1, le=2**53)]
+    message: Message = ""
+
+
+class TrafficShare(Body):
+    version: Annotated[int, Field(ge=1, le=2**53)]
+    percent: int
+
+
+class Stickiness(Body):
+    header: str | None = None
+    key: bool | None = None
+
+
+class GuardTerms(Body):
+    max_error_rate: float
+    min_requests: int
+    window: str
+
+
+class TrafficPlan(Body):
+    """What it means is judged by `api.traffic`, with a fault for each field."""
+
+    split: Annotated[list[TrafficShare], Field(max_length=256)]
+    sticky: Stickiness | None = None
+    guard: GuardTerms | None = None
+    message: Message = ""
 
 
 def content_length(values: list[bytes]) -> int | None:

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from wisp.api.bodies import MESSAGE_CHARS
 from wisp.errors import ExceedsCeiling, Fault, InvalidModule, InvalidPolicy, InvalidRequest, Rejected
 from wisp.policy.paths import parse_glob
 
@@ -24,6 +25,7 @@ MAX_HEADER_BYTES: Final = 2048
 MODULE: Final = "module"
 POLICY: Final = "policy"
 FILE: Final = "file"
+MESSAGE: Final = "message"
 WILDCARDS: Final = frozenset("*?")
 
 
@@ -38,7 +40,7 @@ class Caps:
     @property
     def total_bytes(self) -> int:
         """With what the form itself adds."""
-        framing = (MAX_FILES + 3) * (2 * MAX_HEADER_BYTES)
+        framing = (MAX_FILES + 4) * (2 * MAX_HEADER_BYTES)
         return self.module_bytes + self.policy_bytes + self.bundle_bytes + framing
 
 
@@ -49,6 +51,7 @@ class Upload:
     module: Path
     policy: bytes
     bundle: tuple[tuple[str, Path], ...]
+    message: str = ""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,16 @@ def _fault(part: str, message: str, *, asked: str | None = None, allowed: str | 
     return InvalidModule(message, fault) if part == MODULE else InvalidPolicy(message, fault)
 
 
+def _message(text: bytes) -> str:
+    try:
+        message = text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("part message is UTF-8 text") from error
+    if len(message) > MESSAGE_CHARS:
+        raise InvalidRequest(f"a message may have {MESSAGE_CHARS} characters", limit=MESSAGE_CHARS, used=len(message))
+    return message
+
+
 def _over_long(part: _Part) -> Rejected:
     what = "all files of the bundle together" if part.name == FILE else f"part {part.name}"
     allowed = f"{part.cap} bytes"
@@ -106,6 +119,7 @@ class FunctionForm:
         self.caps = caps
         self.module: Path | None = None
         self.policy: bytes | None = None
+        self.message: bytes | None = None
         self.bundle: dict[str, Path] = {}
         self.bundle_bytes = 0
         self.complete = False
@@ -142,7 +156,12 @@ class FunctionForm:
         if self.module is None or self.policy is None:
             missing = MODULE if self.module is None else POLICY
             raise _fault(missing, f"the form has no part {missing}; parts are module, policy and any number of file")
-        return Upload(module=self.module, policy=self.policy, bundle=tuple(self.bundle.items()))
+        return Upload(
+            module=self.module,
+            policy=self.policy,
+            bundle=tuple(self.bundle.items()),
+            message=_message(self.message or b""),
+        )
 
     def close(self) -> None:
         if self._part is not None and self._part.file is not None:
@@ -171,13 +190,16 @@ class FunctionForm:
         elif name == POLICY.encode() and self.policy is None:
             self._part = _Part(POLICY, None, self.caps.policy_bytes)
             self.policy = b""
+        elif name == MESSAGE.encode() and self.message is None:
+            self._part = _Part(MESSAGE, None, 4 * MESSAGE_CHARS)
+            self.message = b""
         elif name == FILE.encode():
             self._part = _Part(FILE, self._new_file(options.get(b"filename")), self.caps.bundle_bytes)
             self._part.size = self.bundle_bytes
-        elif name in (MODULE.encode(), POLICY.encode()):
+        elif name in (MODULE.encode(), POLICY.encode(), MESSAGE.encode()):
             raise InvalidRequest(f"the form has two parts {name.decode()}")
         else:
-            raise InvalidRequest(f"there is no part {ascii(name[:80])[1:]}; parts are module, policy and file")
+            raise InvalidRequest(f"there is no part {ascii(name[:80])[1:]}; parts are module, policy, message and file")
 
     def _new_file(self, name: bytes | None) -> BinaryIO:
         if name is None:
@@ -196,6 +218,8 @@ class FunctionForm:
         assert part is not None
         part.size += end - start
         if part.size > part.cap:
+            if part.name == MESSAGE:
+                raise InvalidRequest(f"a message may have {MESSAGE_CHARS} characters", limit=MESSAGE_CHARS)
             raise _over_long(part)
         if part.file is None:
             part.data += data[start:end]
@@ -209,6 +233,8 @@ class FunctionForm:
             part.file.close()
         if part.name == POLICY:
             self.policy = bytes(part.data)
+        elif part.name == MESSAGE:
+            self.message = bytes(part.data)
         elif part.name == FILE:
             self.bundle_bytes = part.size
 

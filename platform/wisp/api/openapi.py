@@ -14,6 +14,7 @@ BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 PARTS: dict[str, dict[str, Any]] = {
     "binary": BINARY,
     "text": {"type": "string"},
+    "optional text": {"type": "string"},
     "binary list": {"type": "array", "items": BINARY},
 }
 GUEST_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -22,12 +23,27 @@ DATA_PLANE_ERRORS: tuple[type[e.WispError], ...] = (
     e.Unauthorized,
     e.Forbidden,
     e.Suspended,
+    e.NotFound,
     e.FunctionNotFound,
     e.RequestTimeout,
     e.RequestTooLarge,
     *e.Exhausted.__subclasses__(),
     *e.Unavailable.__subclasses__(),
 )
+IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "the ETag of what the caller has seen, or several, or *",
+    "schema": {"type": "string"},
+}
+PIN = {
+    "name": "Wisp-Version",
+    "in": "header",
+    "required": False,
+    "description": "one retained version, for this request; with a deploy key",
+    "schema": {"type": "integer"},
+}
 RECEIPT = {
     "Wisp-Outcome": "ok, or the problem's code",
     "Wisp-Version": "the function's version that ran",
@@ -69,7 +85,8 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         + [
             {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
             for name, text in operation.query
-        ],
+        ]
+        + ([IF_MATCH] if operation.conditional else []),
         "responses": _answers(operation) | _problems(_raised(operation)),
     }
     if isinstance(operation.body, Form):
@@ -87,7 +104,7 @@ def _form(form: Form) -> dict[str, Any]:
     if not form.parts:
         return BINARY
     properties = {name: PARTS[kind] for name, kind in form.parts}
-    required = [name for name, kind in form.parts if not kind.endswith("list")]
+    required = [name for name, kind in form.parts if kind in ("binary", "text")]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
@@ -109,6 +126,8 @@ def _raised(operation: Operation) -> dict[str, int]:
     always: tuple[type[e.WispError], ...] = (e.InvalidRequest,)
     if operation.right is not Right.NOBODY:
         always += (e.Unauthorized, e.Forbidden, e.Suspended, e.RegistryUnavailable)
+    if operation.conditional:
+        always += (e.PreconditionFailed,)
     found: dict[str, int] = {e.WispError.code: 500}
     for error in (*always, *operation.raises):
         for kind in (error, *error.__subclasses__()):
@@ -141,7 +160,7 @@ def _data_plane() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for path in ("/t/{tenant}/{function}", "/t/{tenant}/{function}/{path}"):
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-        paths[path] = {"parameters": [_path_parameter(name) for name in names]} | {
+        paths[path] = {"parameters": [*(_path_parameter(name) for name in names), PIN]} | {
             method: {
                 "operationId": f"{method}Function{'Path' if 'path' in names else ''}Answer",
                 "summary": "Run the function.",

@@ -100,7 +100,8 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`answers`: status to what it means; `media_type`: of the answer; `raises`: beside what all can raise."""
+    """`answers`: status to what it means; `media_type`: of the answer; `raises`: beside what all can raise;
+    `conditional`: it honours `If-Match`."""
 
     method: str
     path: str
@@ -112,6 +113,7 @@ class Operation:
     query: tuple[tuple[str, str], ...] = ()
     body: type[BaseModel] | Form | None = None
     media_type: str = "application/json"
+    conditional: bool = False
     raises: tuple[type[WispError], ...] = ()
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Final, Literal
 
 from starlette.responses import Response
@@ -12,6 +11,7 @@ from wisp.api.authentication import Right, refuse_suspended
 from wisp.api.moments import moment
 from wisp.api.multipart import Caps, boundary_of
 from wisp.api.operations import BODY_ERRORS, Context, Form, Operation, document, listing
+from wisp.api.preconditions import expected, tagged
 from wisp.api.uploads import received_function
 from wisp.code import compile_limits
 from wisp.errors import (
@@ -22,7 +22,6 @@ from wisp.errors import (
     InvalidPolicy,
     InvalidRequest,
     NotFound,
-    PreconditionFailed,
 )
 from wisp.forecast import foresee
 from wisp.inspection import read_facts
@@ -35,14 +34,12 @@ from wisp.policy.parse import parse_policy
 from wisp.policy.scanner import MAX_BYTES
 from wisp.policy.schema import Ceiling, TenantClass
 from wisp.policy.textdiff import unified_diff
-from wisp.registry.policies import ANY, PolicyText
+from wisp.registry.policies import PolicyText
 
 YAML = "application/yaml"
 SCHEMA = "application/schema+json"
 DEFAULT_CLASS = "free"
 KINDS: Final[tuple[Literal["policy", "ceiling", "class"], ...]] = ("policy", "ceiling", "class")
-_TAGS = re.compile(r'\s*(?:W/)?"([^"]*)"\s*(?:,|$)')
-_TAG = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
 def _named(context: Context) -> str:
@@ -89,20 +86,18 @@ async def list_all(context: Context) -> Response:
 
 async def get(context: Context) -> Response:
     found = _known(context)
-    return Response(found.text, media_type=YAML, headers={"etag": f'"{found.digest}"'})
+    return tagged(Response(found.text, media_type=YAML), found.digest)
 
 
 async def put(context: Context) -> Response:
     name = _named(context)
     text = await context.read(MAX_BYTES, "a policy")
-    expected = _expected(context.request.headers.getlist("if-match"))
+    former = expected(context)
     if context.switch("dry_run", default=False):
         return document(await _foreseen(context, name, text))
-    placed = await context.node.book.put(name, text, author=context.caller.author, expected=expected)
+    placed = await context.node.book.put(name, text, author=context.caller.author, expected=former)
     shown = show(placed.document) | {"changed": placed.changed, "pending": list(placed.pending)}
-    response = document(shown, 202 if placed.pending else 200)
-    response.headers["etag"] = f'"{placed.document.digest}"'
-    return response
+    return tagged(document(shown, 202 if placed.pending else 200), placed.document.digest)
 
 
 async def _foreseen(context: Context, name: str, text: bytes) -> dict[str, object]:
@@ -132,18 +127,6 @@ async def _foreseen(context: Context, name: str, text: bytes) -> dict[str, objec
 
 def _parsed(ceilings: Ceilings, name: str) -> Ceiling | TenantClass | None:
     return ceilings.ceiling if name == CEILING else ceilings.classes.get(class_of(name))
-
-
-def _expected(headers: list[str]) -> tuple[str, ...] | None:
-    """`If-Match` (RFC 9110 §13.1.1) as digests; None without one. Raises `InvalidRequest`."""
-    if not headers:
-        return None
-    value = ", ".join(headers)
-    if value.strip() == "*":
-        return (ANY,)
-    if _TAGS.sub("", value):
-        raise InvalidRequest('If-Match takes entity tags, such as "sha256:...", or *')
-    return tuple(tag for tag in _TAGS.findall(value) if _TAG.fullmatch(tag))
 
 
 async def history(context: Context) -> Response:
@@ -233,7 +216,8 @@ OPERATIONS = (
         query=(("dry_run", "1: change nothing, list the functions whose grants would change"),),
         body=Form(media_type=YAML),
         answers=((200, "in force on every live node"), (202, "stored; the nodes in pending have not applied it yet")),
-        raises=(*BODY_ERRORS, InvalidName, InvalidPolicy, Conflict, PreconditionFailed),
+        conditional=True,
+        raises=(*BODY_ERRORS, InvalidName, InvalidPolicy, Conflict),
     ),
     Operation(
         method="GET",

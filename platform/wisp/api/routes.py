@@ -7,7 +7,20 @@ from operator import attrgetter
 
 from starlette.responses import Response
 
-from wisp.api import functions, health, keys, models, openapi, policies, secrets, tenants
+from wisp.api import (
+    functionlogs,
+    functionpolicies,
+    functions,
+    health,
+    keys,
+    models,
+    openapi,
+    policies,
+    secrets,
+    tenants,
+    traffic,
+    versions,
+)
 from wisp.api.authentication import Right
 from wisp.api.operations import Context, Operation, document
 
@@ -32,6 +45,10 @@ OPERATIONS: tuple[Operation, ...] = (
     *models.OPERATIONS,
     *secrets.OPERATIONS,
     *functions.OPERATIONS,
+    *versions.OPERATIONS,
+    *traffic.OPERATIONS,
+    *functionpolicies.OPERATIONS,
+    *functionlogs.OPERATIONS,
     *policies.OPERATIONS,
 )
 

@@ -8,6 +8,7 @@ from wisp.api.authentication import Right
 from wisp.api.bodies import NewTenant, TenantPatch
 from wisp.api.moments import moment
 from wisp.api.operations import BODY_ERRORS, Context, Operation, document, listing, nothing
+from wisp.api.preconditions import expected, tagged
 from wisp.errors import Conflict, Fault, InvalidName, InvalidRequest, NotFound
 from wisp.names import ClassName, parse_class, parse_tenant
 from wisp.registry.credentials import new_key
@@ -51,7 +52,7 @@ async def list_all(context: Context) -> Response:
 
 async def get(context: Context) -> Response:
     assert context.tenant is not None
-    return document(show(context.tenant))
+    return tagged(document(show(context.tenant)), context.tenant.revision)
 
 
 async def change(context: Context) -> Response:
@@ -59,14 +60,16 @@ async def change(context: Context) -> Response:
     if wanted.class_name is None and wanted.suspended is None:
         raise InvalidRequest("give class or suspended, or both")
     class_name = None if wanted.class_name is None else known_class(context, wanted.class_name)
-    tenant = await context.node.registry.tenants.patch(context.owner, class_name=class_name, suspended=wanted.suspended)
+    tenant = await context.node.registry.tenants.patch(
+        context.owner, class_name=class_name, suspended=wanted.suspended, expected=expected(context)
+    )
     context.node.snapshot.end(tenant.name)
-    return document(show(tenant))
+    return tagged(document(show(tenant)), tenant.revision)
 
 
 async def delete(context: Context) -> Response:
     functions = await context.node.registry.functions.list(context.owner)
-    await context.node.registry.tenants.delete(context.owner)
+    await context.node.registry.tenants.delete(context.owner, expected=expected(context))
     context.node.snapshot.invalidate(context.owner)
     for function in functions:
         context.node.tenantlog.forget(context.owner, function.name)
@@ -115,6 +118,7 @@ OPERATIONS = (
         handler=change,
         body=TenantPatch,
         answers=((200, "the tenant"),),
+        conditional=True,
         raises=(*BODY_ERRORS, InvalidName, NotFound),
     ),
     Operation(
@@ -125,6 +129,7 @@ OPERATIONS = (
         right=Right.OPERATOR,
         handler=delete,
         answers=((204, "gone"),),
+        conditional=True,
         raises=(InvalidName, NotFound),
     ),
 )

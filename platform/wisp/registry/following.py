@@ -113,7 +113,7 @@ class Following:
 
     async def _listen(self, listen_s: float) -> None:
         pause_s = FIRST_PAUSE_S
-        while True:
+        while not _cancelled():
             try:
                 async with aclosing(self.snapshot.registry.subscribe(listen_s=listen_s)) as events:
                     async for event in events:
@@ -129,7 +129,7 @@ class Following:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _compare(self) -> None:
-        while True:
+        while not _cancelled():
             await self.compare()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._compare_every_s):
@@ -218,3 +218,9 @@ class Following:
             self._missing_keys[place] = key_id
         finally:
             self._recalls -= 1
+
+
+def _cancelled() -> bool:
+    """A group cancels its tasks once, and the Redis client may lose a cancellation that arrives inside it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

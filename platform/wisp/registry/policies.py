@@ -18,6 +18,7 @@ from wisp.names import Digest
 from wisp.registry import policyscripts as scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection, Script
+from wisp.registry.expectations import Expected, listed
 from wisp.registry.keys import Kind, key, keys
 from wisp.registry.refusals import accepted
 
@@ -26,7 +27,6 @@ RETAINED: Final = 32
 LIVE_MS: Final = 6_000
 NOTED_MS: Final = 2_000
 """A node is heard more often than this is written down: an idle platform should not write to its disk all the time."""
-ANY: Final = "*"
 
 
 class Source(StrEnum):
@@ -106,9 +106,7 @@ class Policies:
                 damaged.add(name)
         return Stored(generation=generation, documents=documents, damaged=frozenset(damaged))
 
-    async def put(
-        self, name: str, text: bytes, *, author: str, expected: tuple[str, ...] | None = None
-    ) -> tuple[PolicyText, bool]:
+    async def put(self, name: str, text: bytes, *, author: str, expected: Expected = None) -> tuple[PolicyText, bool]:
         """The document and whether it changed. `expected`: the digests of which it must have one before, or `ANY`;
         raises `PreconditionFailed` if it has not."""
         draft = new_text(name, text, author=author, source=Source.REDIS)
@@ -116,7 +114,7 @@ class Policies:
             scripts.PUT_POLICY,
             (Kind.POLICIES, Kind.POLICY_GENERATION, Kind.POLICY_HISTORY),
             name,
-            "" if expected is None else " ".join(expected) or "none",
+            listed(expected),
             draft.digest,
             body_of(draft, without="generation"),
             RETAINED,

@@ -34,6 +34,10 @@ def refusal(code: str, subject: str, detail: str) -> WispError:
             return Conflict(f"{subject}: it exists already")
         case "in_use":
             return InUse(f"{subject}: {detail} pins it; delete that first")
+        case "answers":
+            return InUse(f"{subject}: it is active or has a part of the traffic; activate another first")
+        case "only":
+            return InUse(f"{subject}: it is the function's only version; delete the function")
         case "stale":
             return PreconditionFailed(f"{subject}: it has changed since; read it again")
         case _:  # "damaged", or a script of a newer wisp

@@ -29,13 +29,12 @@ local function changed(generation, tenant, kind, name)
   local number = redis.call('INCR', generation)
   redis.call('PUBLISH', '{EVENTS}',
     cjson.encode({{tenant = tenant, kind = kind, name = name, generation = number}}))
+  return number
 end
--- The numbers of a function's versions that answer: those of its traffic split, or the active one alone.
-local function answering(state)
-  if type(state.traffic) ~= 'table' then return {{state.active ~= cjson.null and state.active or nil}} end
-  local numbers = {{}}
-  for place, share in ipairs(state.traffic.split) do numbers[place] = share.version end
-  return numbers
+-- Whether the present revision is one of those listed: '' is no matter, '*' any.
+local function matches(expected, revision)
+  local listed = ' ' .. expected .. ' '
+  return expected == '' or expected == '*' or string.find(listed, ' ' .. string.format('%d', revision) .. ' ', 1, true)
 end
 -- The fields of a hash that begin with a name and '@', which no name contains.
 local function of_name(key, name)
@@ -59,41 +58,46 @@ def script(text: str) -> Script:
 
 CREATE_TENANT = script("""
 -- KEYS: tenant, generation, keys
--- ARGV: tenant name, tenant record, then of its first key, if it gets one: id, record
--- ok | exists
+-- ARGV: tenant name, tenant record without its revision, then of its first key, if it gets one: id, record
+-- ok, tenant record | exists
 
-if redis.call('SET', KEYS[1], ARGV[2], 'NX') == false then return {'exists'} end
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'exists'} end
 -- Milliseconds, not 1: a tenant that is made again never has a generation that the former had.
 local now = redis.call('TIME')
 redis.call('SET', KEYS[2], string.format('%d%03d', now[1], math.floor(now[2] / 1000)))
 if ARGV[3] then redis.call('HSET', KEYS[3], ARGV[3], ARGV[4]) end
-changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
-return {'ok'}
+local record = numbered('revision', changed(KEYS[2], ARGV[1], 'tenant', ARGV[1]), ARGV[2])
+redis.call('SET', KEYS[1], record)
+return {'ok', record}
 """)
 
 CHANGE_TENANT = script("""
 -- KEYS: tenant, generation
--- ARGV: tenant name, new class or '', suspended ('1', '0' or '' to leave it)
--- ok, tenant record | no_tenant | damaged
+-- ARGV: tenant name, expected revisions, new class or '', suspended ('1', '0' or '' to leave it)
+-- ok, tenant record | no_tenant | damaged | stale
 
 local raw = redis.call('GET', KEYS[1])
 if not raw then return {'no_tenant'} end
 local tenant = unseal(raw)
 if not tenant then return {'damaged'} end
-if ARGV[2] ~= '' then tenant.class_name = ARGV[2] end
-if ARGV[3] ~= '' then tenant.suspended = ARGV[3] == '1' end
+if not matches(ARGV[2], tenant.revision or 0) then return {'stale'} end
+if ARGV[3] ~= '' then tenant.class_name = ARGV[3] end
+if ARGV[4] ~= '' then tenant.suspended = ARGV[4] == '1' end
+tenant.revision = changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
 raw = seal(cjson.encode(tenant))
 redis.call('SET', KEYS[1], raw)
-changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
 return {'ok', raw}
 """)
 
 DELETE_TENANT = script("""
 -- KEYS: tenant, generation, then every other key of the slot
--- ARGV: tenant name
--- ok | no_tenant
+-- ARGV: tenant name, expected revisions
+-- ok | no_tenant | stale
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
+local raw = redis.call('GET', KEYS[1])
+if not raw then return {'no_tenant'} end
+local tenant = unseal(raw)
+if tenant and not matches(ARGV[2], tenant.revision or 0) then return {'stale'} end
 changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
 redis.call('UNLINK', unpack(KEYS))
 return {'ok'}
@@ -118,102 +122,6 @@ DELETE_KEY = script("""
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return {'no_key'} end
 changed(KEYS[2], ARGV[1], 'key', ARGV[2])
 return {'ok'}
-""")
-
-PUT_VERSION = script("""
--- KEYS: tenant, functions, numbers, versions, contents, pins, models, generation
--- ARGV: tenant name, function name, content digest, version record without its number, activate ('1' or '0'),
---       now in Unix seconds, pins ("own/<model> shared/<model> ..."), own models needed ("<model>@<version> ...")
--- ok, created (1 or 0), version record, function record | no_tenant | no_model, model@version | damaged
-
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
-for needed in string.gmatch(ARGV[8], '%S+') do
-  if redis.call('HEXISTS', KEYS[7], needed) == 0 then return {'no_model', needed} end
-end
-local state = {tenant = ARGV[1], name = ARGV[2], active = cjson.null, suspended = false, latest = 0,
-               versions = {}, created_at = tonumber(ARGV[6]), revision = 0, changes = 0, traffic = cjson.null}
-local stored = redis.call('HGET', KEYS[2], ARGV[2])
-if stored then state = unseal(stored) end
-if not state then return {'damaged'} end
-
-local content = ARGV[2] .. '@' .. ARGV[3]
-local known = redis.call('HGET', KEYS[5], content)
-local number, record
-if known then
-  number = tonumber(known)
-  record = redis.call('HGET', KEYS[4], ARGV[2] .. '@' .. known)
-  local version = record and unseal(record)
-  if not version or version.content_digest ~= ARGV[3] then return {'damaged'} end
-else
-  number = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') + 1
-  local field = ARGV[2] .. '@' .. string.format('%d', number)
-  if number <= state.latest or redis.call('HEXISTS', KEYS[4], field) == 1 then return {'damaged'} end
-  record = numbered('number', number, ARGV[4])
-  redis.call('HSET', KEYS[3], ARGV[2], number)
-  redis.call('HSET', KEYS[4], field, record)
-  redis.call('HSET', KEYS[5], content, number)
-  if ARGV[7] ~= '' then redis.call('HSET', KEYS[6], field, ARGV[7]) end
-  state.latest = number
-  state.versions[#state.versions + 1] = number
-end
-local activated = ARGV[5] == '1' and state.active ~= number
-if activated then state.active = number end
-if activated or not known then
-  stored = seal(cjson.encode(state))
-  redis.call('HSET', KEYS[2], ARGV[2], stored)
-  changed(KEYS[8], ARGV[1], 'function', ARGV[2])
-end
-return {'ok', known and 0 or 1, record, stored}
-""")
-
-CHANGE_FUNCTION = script("""
--- KEYS: functions, versions, generation
--- ARGV: tenant name, function name, number to activate or '', suspended ('1', '0' or '' to leave it)
--- ok, function record | no_function | no_version | damaged
-
-local raw = redis.call('HGET', KEYS[1], ARGV[2])
-if not raw then return {'no_function'} end
-local state = unseal(raw)
-if not state then return {'damaged'} end
-if ARGV[3] ~= '' then
-  if redis.call('HEXISTS', KEYS[2], ARGV[2] .. '@' .. ARGV[3]) == 0 then return {'no_version'} end
-  state.active = tonumber(ARGV[3])
-end
-if ARGV[4] ~= '' then state.suspended = ARGV[4] == '1' end
-raw = seal(cjson.encode(state))
-redis.call('HSET', KEYS[1], ARGV[2], raw)
-changed(KEYS[3], ARGV[1], 'function', ARGV[2])
-return {'ok', raw}
-""")
-
-DELETE_FUNCTION = script("""
--- KEYS: functions, versions, contents, pins, generation
--- ARGV: tenant name, function name
--- ok | no_function
-
-if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return {'no_function'} end
-for index = 2, 4 do drop(KEYS[index], ARGV[2]) end
-changed(KEYS[5], ARGV[1], 'function', ARGV[2])
-return {'ok'}
-""")
-
-READ_ENTRY = script("""
--- KEYS: tenant, functions, versions
--- ARGV: function name, number of the one version that is wanted, or '' for those that answer
--- ok, tenant record or nil, function record or nil, array of version records (without the wanted one: none) | damaged
-
-local tenant = redis.call('GET', KEYS[1])
-local raw = redis.call('HGET', KEYS[2], ARGV[1])
-if not tenant or not raw then return {'ok', tenant, raw, {}} end
-if ARGV[2] ~= '' then return {'ok', tenant, raw, {redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. ARGV[2]) or nil}} end
-local state = unseal(raw)
-if not state then return {'damaged'} end
-local found = {}
-for place, number in ipairs(answering(state)) do
-  found[place] = redis.call('HGET', KEYS[3], ARGV[1] .. '@' .. string.format('%d', number))
-  if not found[place] then return {'damaged'} end
-end
-return {'ok', tenant, raw, found}
 """)
 
 PUT_MODEL = script("""

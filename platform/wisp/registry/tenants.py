@@ -12,8 +12,9 @@ import time
 from wisp.errors import NotFound
 from wisp.names import ClassName, TenantName, parse_tenant
 from wisp.registry import scripts
-from wisp.registry.codec import decode, encode
+from wisp.registry.codec import body_of, decode, encode
 from wisp.registry.connection import Connection
+from wisp.registry.expectations import Expected, listed
 from wisp.registry.keys import SHARED_TAG, TENANTS, Kind, everywhere, key, keys, owner_tag
 from wisp.registry.records import Key, Tenant
 from wisp.registry.refusals import accepted
@@ -31,12 +32,12 @@ class Tenants:
             scripts.CREATE_TENANT,
             keys(name, Kind.TENANT, Kind.GENERATION, Kind.KEYS),
             name,
-            encode(tenant),
+            body_of(tenant, without="revision"),
             *(() if first_key is None else (first_key.id, encode(first_key))),
         )
-        accepted(answer, name)
+        (raw,) = accepted(answer, name)
         await self.connection.command("SADD", TENANTS, name)  # a delete may have cleared the intent meanwhile
-        return tenant
+        return decode(Tenant, raw, place=name)
 
     async def find(self, name: TenantName) -> Tenant | None:
         raw = await self.connection.get(key(name, Kind.TENANT))
@@ -56,24 +57,32 @@ class Tenants:
         return tuple(decode(Tenant, raw, place=name) for name, raw in zip(names, raws, strict=True) if raw is not None)
 
     async def patch(
-        self, name: TenantName, *, class_name: ClassName | None = None, suspended: bool | None = None
+        self,
+        name: TenantName,
+        *,
+        class_name: ClassName | None = None,
+        suspended: bool | None = None,
+        expected: Expected = None,
     ) -> Tenant:
-        """Changes what is given; raises `NotFound`."""
+        """Changes what is given; raises `NotFound`, and `PreconditionFailed` at another revision than expected."""
         answer = await self.connection.run(
             scripts.CHANGE_TENANT,
             keys(name, Kind.TENANT, Kind.GENERATION),
             name,
+            listed(expected),
             class_name or "",
             "" if suspended is None else int(suspended),
         )
         (raw,) = accepted(answer, name)
         return decode(Tenant, raw, place=name)
 
-    async def delete(self, name: TenantName) -> None:
-        """Removes the tenant and all that it has; its blobs go with the next `collect_garbage`. Raises `NotFound`."""
+    async def delete(self, name: TenantName, *, expected: Expected = None) -> None:
+        """Removes the tenant and all that it has; its blobs go with the next `collect_garbage`.
+
+        Raises `NotFound`, and `PreconditionFailed` at another revision than expected."""
         others = [kind for kind in Kind if kind not in (Kind.TENANT, Kind.GENERATION)]
         answer = await self.connection.run(
-            scripts.DELETE_TENANT, keys(name, Kind.TENANT, Kind.GENERATION, *others), name
+            scripts.DELETE_TENANT, keys(name, Kind.TENANT, Kind.GENERATION, *others), name, listed(expected)
         )
         accepted(answer, name)
         await self.connection.command("SREM", TENANTS, name)
