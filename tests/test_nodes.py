@@ -85,26 +85,31 @@ def registry_of(platform: Platform) -> dict[str, object]:
     return found
 
 
-def answers(platform: Platform, number: int, key: str = "") -> bool:
-    answer = platform.call("GET", "/t/acme/which", key=key or platform.key)
-    return answer.status_code == 200 and f"NUMBER={number}\0" in answer.text
+def answers(platform: Platform, number: int, key: str = "", *, function: str = "which", also: str = "") -> bool:
+    answer = platform.call("GET", f"/t/acme/{function}", key=key or platform.key)
+    return answer.status_code == 200 and f"NUMBER={number}\0" in answer.text and also in answer.text
 
 
 async def test_a_node_without_its_registry_goes_on_with_what_it_kept_and_catches_up(
     tmp_path: Path, shared: tuple[RedisProcess, tuple[str, ...]]
 ) -> None:
     server, flags = shared
-    flags = (*flags[:2], *flags[4:])  # blobs in Redis: this node has copies
+    flags = flags[:2]  # blobs and policies in Redis too: this node has copies
     edge, centre = place(tmp_path, "edge"), place(tmp_path, "centre")
     with serving(edge, *flags) as process:
         platform = Platform(process.port)
         platform.make_tenant("acme")
         assert platform.upload("which", 1).status_code == 201
         assert platform.upload("unused", 1).status_code == 201
+        platform.call("PUT", "/v1/tenants/acme/secrets/TOKEN", content=b"of-great-value").raise_for_status()
+        assert platform.upload("secret", 1, more="secrets: [TOKEN]\n").status_code == 201
+        assert answers(platform, 1, function="secret", also="TOKEN=of-great-value\0")
         other = platform.call("POST", "/v1/tenants/acme/keys", json={"role": "invoke"}).json()
         assert answers(platform, 1)
         assert answers(platform, 1, other["secret"])
     server.kill()
+    for compiled in (edge / "data" / "code").glob("*.cwasm"):  # it has copies of the modules, too
+        compiled.unlink()
     with serving(edge, *flags) as process:
         platform.port = process.port
         ready = platform.ready()
@@ -113,6 +118,7 @@ async def test_a_node_without_its_registry_goes_on_with_what_it_kept_and_catches
         assert registry_of(platform)["mode"] == "read_only"
         assert answers(platform, 1)
         assert answers(platform, 1, other["secret"])
+        assert answers(platform, 1, function="secret", also="TOKEN=of-great-value\0")
         strange = other["secret"][:-1] + ("A" if other["secret"][-1] != "A" else "B")
         for path, key in (("/t/acme/which", strange), ("/t/acme/unused", platform.key)):
             assert platform.call("GET", path, key=key).json()["code"] == "registry_unavailable"
@@ -130,7 +136,8 @@ async def test_a_node_without_its_registry_goes_on_with_what_it_kept_and_catches
 
     snapshot = edge / "data" / "snapshot"
     whole = snapshot.read_bytes()
-    assert b'"TOKEN"' not in whole
+    assert b'"TOKEN"' in whole
+    assert b"of-great-value" not in whole
     assert platform.key.encode() not in whole
     server.kill()
     snapshot.write_bytes(whole.replace(b'"suspended":false', b'"suspended":null', 1))

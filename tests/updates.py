@@ -100,15 +100,15 @@ class Platform:
         assert answer.status_code == 201, answer.text
         self.key = answer.json()["key"]["secret"]
 
-    def upload(self, function: str, number: int, *, activate: bool = True, tenant: str = "acme") -> httpx.Response:
-        """Version `number`, if it is the number-th that is uploaded."""
+    def upload(self, function: str, number: int, *, activate: bool = True, more: str = "") -> httpx.Response:
+        """Version `number`, if it is the number-th that is uploaded. `more`: further lines of its policy."""
         return self.call(
             "PUT",
-            f"/v1/tenants/{tenant}/functions/{function}?activate={'true' if activate else 'false'}",
+            f"/v1/tenants/acme/functions/{function}?activate={'true' if activate else 'false'}",
             key=self.key,
             files=[
                 ("module", ("m", module(number))),
-                ("policy", ("p", POLICY.format(number=number).encode())),
+                ("policy", ("p", (POLICY.format(number=number) + more).encode())),
                 ("file", ("number", str(number).encode())),
             ],
         )
