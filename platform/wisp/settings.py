@@ -164,7 +164,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="bind", parse=_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
     Setting(name="data_dir", parse=_path, default=".wisp", metavar="DIR", help="what this node keeps; made 0700"),
-    Setting(name="redis", parse=_url, default=None, metavar="URL", help="redis:// rediss:// unix://; else embedded"),
+    Setting(
+        name="redis",
+        parse=_url,
+        default=None,
+        metavar="URL",
+        help="redis[s]:// unix:// redis[s]+cluster://; else embedded",
+    ),
     Setting(
         name="blobs",
         parse=_url,

@@ -1,4 +1,5 @@
-"""Real redis-servers, private and empty: each test runs on the one from the PATH and on the one in the wheel."""
+"""Real redis-servers, private and empty: each test runs on the one from the PATH, on the one in the wheel,
+and on a cluster of three."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from registry.clusters import RedisCluster, running_cluster
 from registry.samples import ACME, FREE
 from wisp.registry.binary import BINARY_NAME, candidates
 from wisp.registry.registry import Registry
@@ -58,8 +61,37 @@ def short_dir() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="session")
-def redis_server(redis_binary: Path) -> Iterator[Server]:
+@pytest.fixture(scope="session", params=["path", "wheel", "cluster"])
+def redis_server(request: pytest.FixtureRequest) -> Iterator[Server | RedisCluster]:
+    if request.param == "cluster":
+        with running_cluster(cluster_binary()) as cluster:
+            yield cluster
+    else:
+        with running_server(binary(request.param)) as server:
+            yield server
+
+
+@pytest.fixture
+def single_server(redis_server: Server | RedisCluster) -> Server:
+    """For what a cluster has not."""
+    if not isinstance(redis_server, Server):
+        pytest.skip("of one server")
+    return redis_server
+
+
+def cluster_binary() -> Path:
+    """One with its redis-cli beside it, which joins the servers."""
+    for path in candidates():
+        if path.with_name("redis-cli").exists():
+            return path
+    message = "no redis-server with its redis-cli"
+    if "CI" in os.environ:
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@contextmanager
+def running_server(redis_binary: Path) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="wisp-") as directory:
         socket = Path(directory) / "redis.sock"
         command = [str(redis_binary), "--port", "0", "--unixsocket", str(socket), "--dir", directory, "--save", ""]
@@ -74,7 +106,7 @@ def redis_server(redis_binary: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def registry(redis_server: Server) -> AsyncIterator[Registry]:
+async def registry(redis_server: Server | RedisCluster) -> AsyncIterator[Registry]:
     """Empty and prepared."""
     registry = Registry(redis_server.url)
     await registry.connection.command("FLUSHALL")

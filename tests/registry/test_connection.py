@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.clusters import RedisCluster, on_every_server
 from registry.conftest import Server
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.registry.connection import Connection, Script
@@ -14,7 +15,12 @@ from wisp.registry.registry import Registry
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("redis+cluster://a:1,b:2", "not offered yet"),
+        ("redis+cluster://", "is the form"),
+        ("redis+cluster://a:1,:2", "is the form"),
+        ("redis+cluster://:hunter2@a:x", "is the form"),
+        ("redis+cluster://u:hunter2@a:1/1", "database 0 only"),
+        ("redis+cluster://:hunter2@a:1?retry=9", "retry"),
+        ("redis+cluster://" + ",".join(["a"] * 65), "database 0"),
         ("http://localhost", "begins with"),
         ("localhost:6379", "begins with"),
         ("", "begins with"),
@@ -44,7 +50,7 @@ async def test_a_refused_command_is_unavailable(registry: Registry) -> None:
         await registry.connection.hash_get("text", "field")
 
 
-async def test_a_time_out_says_that_the_outcome_is_unknown(redis_server: Server) -> None:
+async def test_a_time_out_says_that_the_outcome_is_unknown(redis_server: Server | RedisCluster) -> None:
     connection = Connection(redis_server.url, timeout_s=0.2)
     await connection.ping()
     redis_server.pause()
@@ -56,7 +62,9 @@ async def test_a_time_out_says_that_the_outcome_is_unknown(redis_server: Server)
     await connection.aclose()
 
 
-async def test_a_command_whose_answer_is_lost_is_not_sent_twice(registry: Registry, redis_server: Server) -> None:
+async def test_a_command_whose_answer_is_lost_is_not_sent_twice(
+    registry: Registry, redis_server: Server | RedisCluster
+) -> None:
     hasty = Connection(redis_server.url, timeout_s=0.2)
     await hasty.ping()
     redis_server.pause()
@@ -69,7 +77,7 @@ async def test_a_command_whose_answer_is_lost_is_not_sent_twice(registry: Regist
     assert await registry.connection.get("counted") in (None, b"1")
 
 
-async def test_more_callers_than_connections_take_turns(redis_server: Server) -> None:
+async def test_more_callers_than_connections_take_turns(redis_server: Server | RedisCluster) -> None:
     connection = Connection(redis_server.url, connections=2)
     await asyncio.gather(*(connection.ping() for _ in range(20)))
     await connection.aclose()
@@ -82,10 +90,12 @@ async def test_a_script_runs_whether_or_not_the_server_has_seen_it(registry: Reg
         assert await registry.connection.run(script, [], "a") == [b"ok", b"a"]
 
 
-async def test_connections_that_the_server_closed_are_opened_again(registry: Registry, redis_server: Server) -> None:
+async def test_connections_that_the_server_closed_are_opened_again(
+    registry: Registry, redis_server: Server | RedisCluster
+) -> None:
     idle = Connection(redis_server.url)
     await asyncio.gather(*(idle.ping() for _ in range(5)))
-    await registry.connection.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await on_every_server(registry, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await asyncio.gather(*(idle.ping() for _ in range(5)))
     await idle.aclose()
 

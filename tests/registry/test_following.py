@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from registry.clusters import RedisCluster, on_every_server
 from registry.conftest import Server
 from registry.samples import ACME, BETA, CLASSIFY, FREE, RESIZE, draft
 from wisp.errors import RegistryUnavailable
@@ -120,7 +121,7 @@ async def test_what_did_not_change_stays_the_same_object_through_a_lost_connecti
     async with running(following):
         await until(lambda: snapshot.reach.stale_s is not None)
         for _ in range(3):
-            await deployed.connection.command("CLIENT", "KILL", "TYPE", "pubsub")
+            await on_every_server(deployed, "CLIENT", "KILL", "TYPE", "pubsub")
             await deployed.functions.put_version(ACME, RESIZE, draft("x"), activate=True)
             await deployed.functions.delete(ACME, RESIZE)
             generation = await deployed.generation(ACME)
@@ -176,7 +177,9 @@ async def test_what_must_end_ends_while_a_version_is_still_being_warmed(deployed
         assert ended()
 
 
-async def test_what_changed_while_it_cannot_be_read_is_read_later(deployed: Registry, redis_server: Server) -> None:
+async def test_what_changed_while_it_cannot_be_read_is_read_later(
+    deployed: Registry, redis_server: Server | RedisCluster
+) -> None:
     hasty = Registry(redis_server.url, timeout_s=0.2)
     snapshot = Snapshot(hasty)
     former = await loaded(snapshot)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from registry.clusters import RedisCluster
 from registry.conftest import Server
 from registry.samples import ACME, BETA, CLASSIFY, FREE, RESIZE, digest, draft
 from wisp.errors import NotFound, RegistryUnavailable
@@ -200,7 +201,7 @@ ACTIONS = st.one_of(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, max_size=15))
 def test_versions_are_numbered_as_a_dictionary_would(
-    redis_server: Server, actions: list[tuple[str, str, object, object]]
+    redis_server: Server | RedisCluster, actions: list[tuple[str, str, object, object]]
 ) -> None:
     asyncio.run(compare(redis_server.url, actions))
 

@@ -31,7 +31,7 @@ def test_every_script_begins_with_its_contract(name: str) -> None:
     assert second.startswith("-- ARGV: ")
 
 
-async def test_two_databases_of_one_server_are_two_registries(registry: Registry, redis_server: Server) -> None:
-    other = Registry(f"{redis_server.url}?db=1")
+async def test_two_databases_of_one_server_are_two_registries(registry: Registry, single_server: Server) -> None:
+    other = Registry(f"{single_server.url}?db=1")
     assert await other.connection.get(SCHEMA) is None
     await other.aclose()

@@ -13,6 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
+from registry.conftest import Server, running_server
 from registry.remotes import Meddler
 from registry.samples import digest as digest_of_text
 from wisp.errors import BlobDamaged, BlobMissing, BlobUnavailable, InvalidSettings
@@ -30,9 +31,10 @@ BUCKET = "wisp-blobs"
 
 
 @pytest.fixture(scope="session")
-def redis_binary() -> Path:
-    """One server will do here."""
-    return next(candidates())
+def redis_server() -> Iterator[Server]:
+    """One will do here."""
+    with running_server(next(candidates())) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from registry.clusters import RedisCluster, on_every_server
 from registry.conftest import Server
 from registry.samples import ACME, BETA, CLASSIFY, FREE, RESIZE, draft
 from wisp.errors import RegistryUnavailable
@@ -106,7 +107,7 @@ async def test_a_local_write_is_seen_at_once_where_it_was_announced(deployed: Re
     assert snapshot.peek_function(ACME, RESIZE) is UNKNOWN
 
 
-async def test_another_nodes_changes_arrive(deployed: Registry, redis_server: Server) -> None:
+async def test_another_nodes_changes_arrive(deployed: Registry, redis_server: Server | RedisCluster) -> None:
     other = Registry(redis_server.url)
     snapshot = Snapshot(deployed)
     issued, secret = await deployed.keys.issue(ACME, Role.INVOKE)
@@ -154,7 +155,7 @@ async def test_what_happened_while_nobody_listened_is_caught_up(deployed: Regist
 
     async with running(snapshot):
         await until(caught_up)
-        await deployed.connection.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await on_every_server(deployed, "CLIENT", "KILL", "TYPE", "pubsub")
         await deployed.functions.activate(ACME, CLASSIFY, 1)
 
         async def again() -> bool:
@@ -164,7 +165,7 @@ async def test_what_happened_while_nobody_listened_is_caught_up(deployed: Regist
 
 
 async def test_without_redis_memory_answers_and_the_rest_is_unavailable(
-    deployed: Registry, redis_server: Server
+    deployed: Registry, redis_server: Server | RedisCluster
 ) -> None:
     hasty = Registry(redis_server.url, timeout_s=0.2)
     snapshot = Snapshot(hasty)

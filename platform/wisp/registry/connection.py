@@ -1,4 +1,4 @@
-"""The one way to Redis: explicit timeouts, no retries, and every failure as `RegistryUnavailable`.
+"""The one way to Redis, one server or a cluster: explicit timeouts, no retries, every failure as `RegistryUnavailable`.
 
 Retries are off because a command whose answer was lost may have been carried out (redis-py's default counted one INCR
 twice). A message here may reach a caller: it never carries an address or the server's text, which are in the cause.
@@ -11,17 +11,18 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.registry import cluster
 
 SCHEMES = ("redis", "rediss", "unix")
 DEFAULT_TIMEOUT_S = 5.0
@@ -49,14 +50,15 @@ def translated() -> Iterator[None]:
         raise RegistryUnavailable(
             "the registry did not answer in time: whether a change was made is unknown, read it before trying again"
         ) from error
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         raise RegistryUnavailable("the registry cannot be reached or refused the command") from error
 
 
 def checked(url: str) -> str:
     """`url` if wisp offers it; raises `InvalidSettings`, which never repeats the password."""
-    if url.startswith("redis+cluster:"):
-        raise InvalidSettings("redis+cluster:// is not offered yet: give the URL of one server, redis://host:port")
+    if url.partition(":")[0] in cluster.SCHEMES:
+        cluster.parse_cluster(url)
+        return url
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -64,7 +66,9 @@ def checked(url: str) -> str:
     except ValueError as error:
         raise InvalidSettings("the Redis URL cannot be read: redis://host:port/0 is the form") from error
     if parts.scheme not in SCHEMES:
-        raise InvalidSettings("a Redis URL begins with redis://, rediss:// or unix://")
+        raise InvalidSettings(
+            "a Redis URL begins with redis://, rediss://, unix://, redis+cluster:// or rediss+cluster://"
+        )
     if parts.scheme == "unix" and not parts.path:
         raise InvalidSettings("a unix:// Redis URL needs the path of the socket: unix:///run/redis/redis.sock")
     # The library would take timeouts and retries from here, past the ones that this module promises.
@@ -74,37 +78,90 @@ def checked(url: str) -> str:
     return url
 
 
-class Connection:
-    """A bounded pool of connections to one Redis server. Belongs to one event loop."""
+class Server(Protocol):
+    """One server or many, with the library's own errors."""
 
-    def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, connections: int = MAX_CONNECTIONS) -> None:
-        self.timeout_s = timeout_s
-        try:
-            pool = BlockingConnectionPool.from_url(
-                checked(url),
-                max_connections=connections,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-                driver_info=None,
-            )
-        except (ValueError, RedisError) as error:
-            raise InvalidSettings("the Redis URL cannot be used: check its options") from error
+    async def execute(self, *words: str | bytes | int) -> Any: ...
+
+    async def get_each(self, keys: Sequence[str]) -> list[bytes | None]: ...
+
+    async def ping(self) -> None: ...
+
+    def scan(self, pattern: str) -> AsyncIterator[bytes]: ...
+
+    def pubsub(self) -> PubSub: ...
+
+    async def aclose(self) -> None: ...
+
+
+class SingleServer:
+    """A bounded pool of connections."""
+
+    def __init__(self, url: str, *, timeout_s: float, connections: int) -> None:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            driver_info=None,
+        )
         self.client: Redis = Redis.from_pool(pool)
 
     async def aclose(self) -> None:
-        with translated():
-            await self.client.aclose()
+        await self.client.aclose()
 
-    async def command(self, *words: str | bytes | int) -> Any:
-        """One command, answered as the library parses it."""
-        with translated():
-            return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
+    async def execute(self, *words: str | bytes | int) -> Any:
+        return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.get(key)
+            return cast(list[bytes | None], await pipeline.execute())
 
     async def ping(self) -> None:
-        await self.command("PING")
+        await self.execute("PING")
+
+    async def scan(self, pattern: str) -> AsyncIterator[bytes]:
+        cursor = 0
+        while True:
+            answer = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            for key in cast(list[bytes], answer[1]):
+                yield key
+            cursor = int(answer[0])
+            if cursor == 0:
+                return
+
+    def pubsub(self) -> PubSub:
+        return self.client.pubsub()
+
+
+class Connection:
+    """What wisp asks of Redis. Belongs to one event loop."""
+
+    def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, connections: int = MAX_CONNECTIONS) -> None:
+        self.timeout_s = timeout_s
+        kind = cluster.Cluster if checked(url).partition(":")[0] in cluster.SCHEMES else SingleServer
+        try:
+            self.server: Server = kind(url, timeout_s=timeout_s, connections=connections)
+        except (ValueError, TypeError, RedisError, RedisClusterException) as error:
+            raise InvalidSettings("the Redis URL cannot be used: check its options") from error
+
+    async def aclose(self) -> None:
+        with translated():
+            await self.server.aclose()
+
+    async def command(self, *words: str | bytes | int) -> Any:
+        """One command, answered as the library parses it. All its keys are of one slot."""
+        with translated():
+            return await self.server.execute(*words)
+
+    async def ping(self) -> None:
+        with translated():
+            await self.server.ping()
 
     async def get(self, key: str) -> bytes | None:
         return cast(bytes | None, await self.command("GET", key))
@@ -125,30 +182,21 @@ class Connection:
         values: list[bytes | None] = []
         for start in range(0, len(keys), READS_PER_ROUND_TRIP):
             with translated():
-                async with self.client.pipeline(transaction=False) as pipeline:
-                    for key in keys[start : start + READS_PER_ROUND_TRIP]:
-                        pipeline.get(key)
-                    values += await pipeline.execute()
+                values += await self.server.get_each(keys[start : start + READS_PER_ROUND_TRIP])
         return values
 
     async def scan(self, pattern: str) -> AsyncIterator[str]:
-        """Each key that matches, possibly more than once; those that stand throughout are not missed."""
-        cursor = 0
-        while True:
-            answer = await self.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            cursor, found = int(answer[0]), cast(list[bytes], answer[1])
-            for key in found:
+        """Each key that matches, possibly more than once; those that stand throughout are not missed, unless
+        their slot moves to another server of a cluster meanwhile."""
+        with translated():
+            async for key in self.server.scan(pattern):
                 yield key.decode()
-            if cursor == 0:
-                return
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> list[Any]:
         """One script, whole or not at all. All keys are of one slot."""
         try:
             with translated():
-                answer = await self.client.execute_command(  # type: ignore[no-untyped-call]
-                    "EVALSHA", script.sha, len(keys), *keys, *arguments
-                )
+                answer = await self.server.execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except RegistryUnavailable as error:
             if not isinstance(error.__cause__, NoScriptError):  # then it certainly did not run
                 raise
@@ -156,7 +204,7 @@ class Connection:
         return cast(list[Any], answer)
 
     def pubsub(self) -> PubSub:
-        return self.client.pubsub()
+        return self.server.pubsub()
 
     async def wait_until_reachable(self, deadline_s: float) -> None:
         """Returns once PING is answered; raises `RegistryUnavailable` when it still is not after `deadline_s`."""
