@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wisp.registry.cluster import Cluster
+from wisp.registry.events import Event, Subscribed
+from wisp.registry.keys import EVENTS
 from wisp.registry.registry import Registry
 
 READY_S = 60.0
@@ -162,6 +166,21 @@ def running_cluster(binary: Path, *, replicas_of_first: int = 0) -> Iterator[Red
                 if member.process.poll() is None:
                     os.kill(member.process.pid, signal.SIGKILL)
                 member.process.wait()
+
+
+async def settled(registry: Registry, events: AsyncIterator[Subscribed | Event]) -> None:
+    """Nothing that was published before is still to come: each server's words arrive in their order."""
+    server = registry.connection.server
+    if not isinstance(server, Cluster):
+        return
+    left = {node.name for node in server.client.get_primaries()}
+    for node in server.client.get_primaries():
+        data = json.dumps({"tenant": "", "kind": "settled", "name": node.name, "generation": 0})
+        await node.execute_command("PUBLISH", EVENTS, data)
+    while left:
+        event = await asyncio.wait_for(anext(events), READY_S)
+        if isinstance(event, Event) and event.kind == "settled":
+            left.discard(event.name)
 
 
 async def on_every_server(registry: Registry, *words: str) -> None:
