@@ -21,8 +21,8 @@ from wisp.registry.keys import EVENTS
 from wisp.registry.registry import Registry
 
 READY_S = 60.0
-NODE_TIMEOUT_MS = 3000
-"""After this long a silent server is taken for failed: short for an operator, long for an overloaded machine."""
+NODE_TIMEOUT_MS = 15_000
+"""After this long a silent server is taken for failed: tests pause servers for less."""
 
 
 @dataclass(slots=True, kw_only=True)

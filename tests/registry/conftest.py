@@ -109,6 +109,7 @@ def running_server(redis_binary: Path) -> Iterator[Server]:
 async def registry(redis_server: Server | RedisCluster) -> AsyncIterator[Registry]:
     """Empty and prepared."""
     registry = Registry(redis_server.url)
+    await registry.connection.wait_until_reachable(READY_S)
     await registry.connection.command("FLUSHALL")
     await registry.prepare()
     yield registry

@@ -26,6 +26,7 @@ async def following(events: Events) -> Event | Subscribed:
 async def test_every_change_is_told_with_a_growing_generation(registry: Registry) -> None:
     async with aclosing(registry.subscribe()) as events:
         assert await following(events) == Subscribed()
+        await settled(registry, events)
 
         async def put_model() -> None:
             await registry.models.put(ACME, MOBILENET, digest=digest("m"), size_bytes=1, inputs=INPUTS, outputs=OUTPUTS)

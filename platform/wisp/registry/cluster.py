@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -60,6 +60,19 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or DEFAULT_PORT
 
 
+class Renewed(Connection):
+    """Notices before a command, not by it, that the server has closed an idle connection."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._reader is not None and self._reader.at_eof():
+            await self.disconnect(nowait=True)
+        await super().send_packed_command(command, check_health)
+
+
+class RenewedTls(Renewed, SSLConnection):
+    pass
+
+
 class Cluster:
     """`connections` commands at once, on as many connections to each server at most."""
 
@@ -82,9 +95,13 @@ class Cluster:
             **self._limits,
             **self._common,
         )
+        # Shared with all that the client makes later: it has no argument for it.
+        self.client.connection_kwargs["connection_class"] = RenewedTls if "ssl" in self._common else Renewed
 
     async def aclose(self) -> None:
-        await self.client.aclose()
+        await self.client.aclose()  # does nothing after a lost connection
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await self.client.nodes_manager.aclose(nodes)
 
     async def execute(self, *words: str | bytes | int) -> Any:
         async with self._place():
