@@ -308,6 +308,7 @@ class Node:
         while True:
             await asyncio.sleep(GARBAGE_EVERY_S)
             with contextlib.suppress(RegistryUnavailable):  # it is reported by what serves requests; here: next time
+                await self.registry.tenants.repair_index()
                 await collect_garbage(self.registry, self.blobs)
 
     def readiness(self) -> dict[str, object]:
