@@ -2,7 +2,7 @@
 
     resolve   key → function → grants                         (from memory; Redis only on a miss)
     open_body                                                 (bytes under the node's budget)
-    invoke    in-flight → models loaded → code, bundle → queue → a sandbox → ending → receipt, tenant's log
+    invoke    quotas, turn → models loaded → code, bundle → queue → a sandbox → ending → receipt, tenant's log
 
 Nothing of a guest is parsed, compiled or run here; a response is decoded as the hostile bytes that it is.
 """
@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.denials import Denials
 from wisp.egress.outbound import Egress, Terms
-from wisp.errors import Forbidden, FunctionNotFound, InvalidRequest, NotFound, Suspended, TooManyInflight, Unauthorized
+from wisp.errors import (
+    Forbidden,
+    FunctionNotFound,
+    InvalidRequest,
+    NotFound,
+    RegistryUnavailable,
+    Suspended,
+    Unauthorized,
+)
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
 from wisp.inline import InlineModels
@@ -28,6 +35,7 @@ from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans, Route, choose
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.grants import Grants
+from wisp.quotas import Quotas, Turn
 from wisp.registry.memory import UNKNOWN
 from wisp.registry.records import Entry, Key, Role
 from wisp.registry.secrets import Secrets
@@ -37,6 +45,7 @@ from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.slots import Job, Lost
+from wisp.suspensions import Suspensions
 from wisp.tenantlog import Stream, TenantLog
 from wisp.wire.exchange import Headers, MalformedExchange, Response, decode_response, encode_request_head
 from wisp.wire.invocations import INLINE_BYTES
@@ -144,9 +153,13 @@ class Dispatcher:
         secrets: Secrets,
         egress: Egress,
         guards: Guards,
+        quotas: Quotas,
+        suspensions: Suspensions,
         operator_key_sha256: bytes,
     ) -> None:
         self.budget = budget
+        self._quotas = quotas
+        self._suspensions = suspensions
         self._snapshot = snapshot
         self._sandboxes = sandboxes
         self._host = host
@@ -161,7 +174,6 @@ class Dispatcher:
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
         self.plans = Plans(self._retire, secrets)
-        self._inflight: Counter[str] = Counter()
 
     def _retire(self, plan: Plan) -> None:
         self._sandboxes.forget(plan.link)
@@ -239,19 +251,22 @@ class Dispatcher:
         return hmac.compare_digest(offered, self._operator_key_sha256)
 
     def open_body(self, target: Target) -> RequestBody:
+        """Raises `RateLimited` or `QuotaExceeded` where it is known that the request would not be let in."""
+        self._quotas.refuse_early(target.tenant)
         return RequestBody(self.budget, target.grants.request_body_bytes)
 
     async def invoke(self, target: Target, call: Call, body: RequestBody) -> Answer:
         """Runs the function once. The body stays the caller's. Cancelling it stops the guest.
 
-        Raises `InvalidRequest` for a head that does not fit a frame, `TooManyInflight`, and every `Unavailable`.
+        Raises `InvalidRequest` for a head that does not fit a frame, every `Exhausted` and every `Unavailable`, and
+        `Suspended` if it was stopped for that.
         """
         plan = target.plan
         head = encode_request_head(call.method, call.path, call.query, _readable(call.headers))
         inline = body.inline()
         if len(head) + len(inline) > INLINE_BYTES:
             raise InvalidRequest("the request's headers take too much room", limit=INLINE_BYTES, used=len(head))
-        with self._in_flight(target):
+        async with self._admitted(target, body) as turn:
             code = self._code.cache.peek(plan.module)
             if code is None:
                 code = await self._code.segment(plan.module, plan.ceilings)
@@ -283,40 +298,46 @@ class Dispatcher:
             )
             try:
                 ending, queue_ns = await self._sandboxes.run(
-                    job, queue_timeout_s=plan.grants.concurrency.queue_timeout_ns / NS
+                    job, queue_timeout_s=(plan.grants.concurrency.queue_timeout_ns - turn.waited_ns) / NS
                 )
             except Lost as lost:
                 ending, queue_ns = lost.ending, lost.receipt.queue_ns
-        answer = self._answer(target, call.request_id, ending, queue_ns)
+            turn.settle(ending.receipt, len(ending.response))
+        answer = self._answer(target, call.request_id, ending, queue_ns + turn.waited_ns)
         if plan.guarded:
             self._guards.note(plan, answer.outcome, answer.response)
         return answer
 
-    @contextmanager
-    def _in_flight(self, target: Target) -> Iterator[None]:
-        """Waiting for a sandbox counts: `max_queue` of the function may wait beside those that run."""
-        bounds = (
-            (target.tenant, target.plan.quota.max_inflight + target.grants.concurrency.max_queue, "the tenant"),
-            (
-                f"{target.tenant}/{target.function}",
-                target.grants.concurrency.max_inflight + target.grants.concurrency.max_queue,
-                "the function",
-            ),
-        )
-        for name, most, whose in bounds:
-            if self._inflight[name] >= most:
-                raise TooManyInflight(f"{whose} has {most} requests in flight; try again", limit=most, used=most)
-        for name, _, _ in bounds:
-            self._inflight[name] += 1
-        self.plans.begin(target.plan)
+    @asynccontextmanager
+    async def _admitted(self, target: Target, body: RequestBody) -> AsyncIterator[Turn]:
+        """Within its tenant's quotas and its function's bounds; left early if it is suspended."""
+        plan = target.plan
+        self.plans.begin(plan)
         try:
-            yield
+            async with self._suspensions.under_way(target.tenant, target.function):
+                await self._refuse_suspended(target)
+                turn = await self._quotas.enter(
+                    target.tenant,
+                    target.function,
+                    plan.quota,
+                    plan.grants.concurrency,
+                    fuel=plan.grants.fuel,
+                    infers=plan.binding is not None,
+                    bytes_in=body.size_bytes,
+                )
+                try:
+                    yield turn
+                finally:
+                    turn.leave()
         finally:
-            self.plans.end(target.plan)
-            for name, _, _ in bounds:
-                self._inflight[name] -= 1
-                if not self._inflight[name]:
-                    del self._inflight[name]
+            self.plans.end(plan)
+
+    async def _refuse_suspended(self, target: Target) -> None:
+        """Raises `Suspended`: it may have come to be while the body was read."""
+        with suppress(RegistryUnavailable):  # what was resolved holds
+            entry = await self._entry(target.tenant, target.function)
+            if entry is not None and (entry.tenant.suspended or entry.function.suspended):
+                raise Suspended("the function is suspended")
 
     def _answer(self, target: Target, request_id: RequestId, ending: Ending, queue_ns: int) -> Answer:
         outcome, detail, response = ending.outcome, ending.detail, None

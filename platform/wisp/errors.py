@@ -138,15 +138,27 @@ class RequestTimeout(WispError):
 
 
 class Exhausted(WispError):
-    """`retry_after_s`: whole seconds after which a retry makes sense."""
+    """`retry_after_s`: whole seconds after which a retry makes sense. `policy`: the quota's name to clients (None: its
+    code is), `window_s` what its limit is per (None: not per time), `unit` what it counts (None: see the name)."""
 
     code = "quota_exceeded"
 
     def __init__(
-        self, message: str, *, retry_after_s: int = 1, limit: int | None = None, used: int | None = None
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        limit: int | None = None,
+        used: int | None = None,
+        policy: str | None = None,
+        window_s: int | None = None,
+        unit: str | None = None,
     ) -> None:
         super().__init__(message, limit=limit, used=used)
         self.retry_after_s = retry_after_s
+        self.policy = self.code if policy is None else policy
+        self.window_s = window_s
+        self.unit = unit
 
 
 class RateLimited(Exhausted):

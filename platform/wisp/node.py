@@ -34,6 +34,7 @@ from wisp.names import Digest
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
+from wisp.quotas import Quotas
 from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
@@ -53,6 +54,7 @@ from wisp.scheduling.rooms import Room, Rooms
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
+from wisp.suspensions import Suspensions
 from wisp.tenantlog import TenantLog
 from wisp.wire.exchange import MAX_HEADER_BYTES
 
@@ -97,6 +99,7 @@ class Node:
         self.egress: Egress
         self.guards: Guards
         self.kept: KeptState | None = None
+        self.quotas: Quotas
         self._stack = AsyncExitStack()
 
     @property
@@ -175,6 +178,11 @@ class Node:
         self.egress = Egress(self.budget)
         self._stack.push_async_callback(self.egress.close)
         self.guards = Guards(self.registry.functions, self.tenantlog, self.snapshot.doubt_function)
+        self.quotas = Quotas(self.registry.quotas)
+        self._stack.push_async_callback(self.quotas.close)
+        suspensions = Suspensions(self.registry)
+        self._stack.push_async_callback(suspensions.close)
+        self.snapshot.on_change = suspensions.note_change
         self.dispatcher = Dispatcher(
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
@@ -190,6 +198,8 @@ class Node:
             secrets=self.secrets,
             egress=self.egress,
             guards=self.guards,
+            quotas=self.quotas,
+            suspensions=suspensions,
             operator_key_sha256=self.operator_key_sha256,
         )
         prewarmer = Prewarmer(
@@ -283,7 +293,7 @@ class Node:
         return self.inline.open(digest) or await self.models.open(digest, room)
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
-        running = [*beside, self.book.run(), self.guards.run(), self._collect_garbage()]
+        running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self._collect_garbage()]
         running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:

@@ -18,6 +18,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 100
 MAX_DETAIL: Final = 1000
 NS_PER_MS: Final = 1_000_000
+MAX_INTEGER: Final = 999_999_999_999_999
+"""Of a structured field."""
 
 PLATFORM: Final = "platform"
 GUEST: Final = "guest"
@@ -90,6 +92,7 @@ class Problem:
     retry_after_s: int | None = None
     faults: tuple[e.Fault, ...] = ()
     allow: str | None = None
+    share: e.Exhausted | None = None
 
     def body(self, request_id: str) -> bytes:
         document: dict[str, object] = {
@@ -122,8 +125,8 @@ class Problem:
             headers.append((b"allow", self.allow.encode()))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
-        if self.status == 429 and self.limit is not None:
-            headers += _rate_limit(self.code, self.limit, self.used, self.retry_after_s or 1)
+        if self.share is not None and self.share.limit is not None:
+            headers += _rate_limit(self.share, self.share.limit)
         return headers
 
 
@@ -136,6 +139,7 @@ def problem_of(error: e.WispError) -> Problem:
         used=error.used,
         retry_after_s=error.retry_after_s if isinstance(error, e.Exhausted | e.Unavailable) else None,
         faults=error.faults if isinstance(error, e.Rejected) else (),
+        share=error if isinstance(error, e.Exhausted) else None,
     )
 
 
@@ -191,10 +195,13 @@ def _limit_and_use(outcome: Outcome, receipt: Receipt, grants: Grants) -> tuple[
             return None, None
 
 
-def _rate_limit(policy: str, limit: int, used: int | None, reset_s: int) -> RawHeaders:
-    """draft-ietf-httpapi-ratelimit-headers: what the share is, what is left of it, and when to come again."""
-    left = max(0, limit - (limit if used is None else used))
+def _rate_limit(share: e.Exhausted, limit: int) -> RawHeaders:
+    """draft-ietf-httpapi-ratelimit-headers-10: the quota by its name, per window; what is left of it, and when there
+    will be more. Both are lists of strings with parameters (RFC 9651), whose integers have fifteen digits at most."""
+    left = max(0, limit - (limit if share.used is None else share.used))
+    window = "" if share.window_s is None else f";w={share.window_s}"
+    unit = "" if share.unit is None else f';qu="{share.unit}"'
     return [
-        (b"ratelimit-policy", f'"{policy}";q={limit}'.encode()),
-        (b"ratelimit", f'"{policy}";r={left};t={reset_s}'.encode()),
+        (b"ratelimit-policy", f'"{share.policy}";q={min(limit, MAX_INTEGER)}{unit}{window}'.encode()),
+        (b"ratelimit", f'"{share.policy}";r={min(left, MAX_INTEGER)};t={share.retry_after_s}'.encode()),
     ]

@@ -34,6 +34,7 @@ from wisp.policy.quantity import (
 MAX_FUEL = 10**18
 MAX_MEMORY_BYTES = 2**32
 MAX_SIZE_BYTES = 2**40
+MAX_DAILY_BYTES = 2**50
 MAX_BODY_BYTES = 2**30
 MAX_LOG_BYTES = 16 * 2**20
 MAX_TIME_NS = 3600 * NS_PER_S
@@ -172,6 +173,7 @@ BodySize = Annotated[int, _amount(0, MAX_BODY_BYTES, print_size), _AMOUNT_SCHEMA
 Scratch = Annotated[int, _amount(1, MAX_SIZE_BYTES, print_size), _AMOUNT_SCHEMA]
 LogSize = Annotated[int, _amount(0, MAX_LOG_BYTES, print_size), _AMOUNT_SCHEMA]
 Size = Annotated[int, _amount(0, MAX_SIZE_BYTES, print_size), _AMOUNT_SCHEMA]
+DailyBytes = Annotated[int, _amount(0, MAX_DAILY_BYTES, print_size), _AMOUNT_SCHEMA]
 DailyFuel = Annotated[int, _amount(0, MAX_FUEL), _AMOUNT_SCHEMA]
 Inferences = Annotated[int, _count(1, MAX_INFERENCES), _counted(1, MAX_INFERENCES)]
 InferenceCap = Annotated[int, _count(0, MAX_INFERENCES), _counted(0, MAX_INFERENCES)]

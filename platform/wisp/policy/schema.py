@@ -208,6 +208,8 @@ class Quota(Section):
     storage: f.Size
     functions: f.Count
     models: f.Count
+    bytes_in_per_day: f.DailyBytes | None = Field(None, description="of request bodies; left out: not counted")
+    bytes_out_per_day: f.DailyBytes | None = Field(None, description="of response bodies; left out: not counted")
 
 
 class TenantClass(Section):

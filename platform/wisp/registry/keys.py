@@ -59,6 +59,11 @@ class Kind(StrEnum):
     REFERENCES = "references"
     """hash, operator's slot only: model tenant/function -> token, model tenant/function#token -> Unix seconds
     (`models.Reference`)."""
+    QUOTAS = "quotas"
+    """hash: the tenant's token bucket, what it used by day, and @holder -> a node's lease (`quotascripts`)."""
+    SIZES = "sizes"
+    """hash: function@number or model@version, each with its kind before it -> "digest bytes digest bytes ...": what the
+    records say, so that storage need not be counted from whole records (`storagescripts`)."""
     GENERATION = "generation"
     """integer: grows with every change in the slot."""
     POLICIES = "policies"

@@ -13,6 +13,7 @@ from wisp.registry.functions import Functions
 from wisp.registry.keys import SCHEMA, Kind, key
 from wisp.registry.models import Models
 from wisp.registry.policies import Policies
+from wisp.registry.quotas import Quotas
 from wisp.registry.tenants import Tenants
 
 SCHEMA_VERSION = 1
@@ -28,6 +29,7 @@ class Registry:
         self.models = Models(self.connection)
         self.functions = Functions(self.connection, self.models)
         self.policies = Policies(self.connection)
+        self.quotas = Quotas(self.connection)
 
     async def prepare(self) -> None:
         """Makes an empty server a registry and repairs the index; refuses data that another wisp has laid out.

@@ -47,6 +47,8 @@ class Snapshot:
         self.capacity = capacity
         self.reach = Reach()
         self.prepare: Callable[[Entry], Awaitable[None]] = as_it_is
+        self.on_change: Callable[[TenantName], None] = lambda tenant: None
+        """Called with each tenant of whom something may have changed."""
         self.functions: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.pins: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.keys: Shelf[Key] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
@@ -108,6 +110,7 @@ class Snapshot:
                 on_loaded()
 
         self._forget_pins(tenant, function)
+        self.on_change(tenant)
         key = Named(tenant, function)
         if key not in self.functions.memory.found:
             on_loaded()
@@ -130,12 +133,14 @@ class Snapshot:
         else:
             for shelf in (self.functions, self.pins, self.keys, self.tenants):
                 shelf.invalidate(lambda key: key.tenant == tenant)
+        self.on_change(tenant)
 
     def doubt_function(self, tenant: TenantName, function: FunctionName) -> None:
         """It has changed: what is known answers until the renewal is through."""
         self._forget_pins(tenant, function)
         self.due[Named(tenant, function)] = None
         self.changed.set()
+        self.on_change(tenant)
 
     def doubt_functions(self, tenant: TenantName) -> None:
         """All of a tenant's; one that is only known to be missing, or under way for the first time, is forgotten."""
@@ -145,6 +150,7 @@ class Snapshot:
             if key.tenant == tenant:
                 self.due[key] = None
         self.changed.set()
+        self.on_change(tenant)
 
     def doubt_key(self, tenant: TenantName, key_id: str) -> None:
         """It was issued or revoked: forgotten at once, with what is known to be nobody's."""

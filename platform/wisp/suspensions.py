@@ -1,0 +1,111 @@
+"""The kill switch: what runs of a tenant or a function is stopped when an operator suspends it.
+
+Refusing the next request is `dispatch.resolve`'s. Here are those that are under way: each stands in a list from before
+its turn to its end. When the registry changes for its tenant, or may have, the records are read again; what is
+suspended then is cancelled, as if its caller had gone, and the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Final
+
+from wisp.errors import NotFound, RegistryUnavailable, Suspended
+from wisp.names import FunctionName, TenantName
+from wisp.registry.registry import Registry
+
+log = logging.getLogger(__name__)
+
+AGAIN_S: Final = 0.2
+"""Where the registry cannot be read, while anything runs that might have to be stopped."""
+
+Name = tuple[TenantName, FunctionName]
+
+
+class UnderWay:
+    """`async with`: one request. Raises `Suspended` at its end if it was stopped."""
+
+    __slots__ = ("_among", "_name", "_stop")
+
+    def __init__(self, among: dict[Name, set[UnderWay]], name: Name) -> None:
+        self._among = among
+        self._name = name
+        self._stop = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._stop.__aenter__()
+        self._among.setdefault(self._name, set()).add(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        others = self._among[self._name]
+        others.discard(self)
+        if not others:
+            del self._among[self._name]
+        try:
+            await self._stop.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise Suspended("the function was suspended while it ran") from None
+
+    def stop(self) -> None:
+        self._stop.reschedule(asyncio.get_running_loop().time())
+
+
+class Suspensions:
+    """`note_change` is called after every change that this node hears of."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._under_way: dict[Name, set[UnderWay]] = {}
+        self._changed: set[TenantName] = set()
+        self._checking: asyncio.Task[None] | None = None
+
+    def under_way(self, tenant: TenantName, function: FunctionName) -> UnderWay:
+        return UnderWay(self._under_way, (tenant, function))
+
+    def note_change(self, tenant: TenantName) -> None:
+        if any(owner == tenant for owner, _ in self._under_way):
+            self._changed.add(tenant)
+            if self._checking is None:
+                self._checking = asyncio.get_running_loop().create_task(self._check())
+                self._checking.add_done_callback(self._note_end)
+
+    async def _check(self) -> None:
+        while self._changed:
+            tenant = self._changed.pop()
+            functions = [function for owner, function in self._under_way if owner == tenant]
+            try:
+                for name in await self._suspended(tenant, functions):
+                    for request in tuple(self._under_way.get(name, ())):
+                        request.stop()
+            except RegistryUnavailable:
+                if any(owner == tenant for owner, _ in self._under_way):
+                    self._changed.add(tenant)
+                    await asyncio.sleep(AGAIN_S)
+
+    async def _suspended(self, tenant: TenantName, functions: list[FunctionName]) -> list[Name]:
+        owner = await self._registry.tenants.find(tenant)
+        if owner is None:
+            return []
+        names: list[Name] = []
+        for function in functions:
+            try:
+                if owner.suspended or (await self._registry.functions.get(tenant, function)).suspended:
+                    names.append((tenant, function))
+            except NotFound:  # deleted: nothing new begins, and what runs may end
+                continue
+        return names
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._checking = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("looking for what was suspended failed by a defect", exc_info=error)
+
+    async def close(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait({self._checking})
