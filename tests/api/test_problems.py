@@ -38,6 +38,7 @@ PROMISED = {
     "model_loading": 503,
     "child_lost": 503,
     "registry_unavailable": 503,
+    "blob_unavailable": 503,
     "guest_trap": 500,
     "guest_exit": 500,
     "fuel_exhausted": 500,
