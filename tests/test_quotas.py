@@ -1,0 +1,210 @@
+"""Quotas in front of real guests: who runs, who waits, who is refused, what is stopped, and what it costs Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from platforms import HANDLER_POLICY, OPERATOR_KEY, Tenancy
+from quota_nodes import ACME, FREE, QUOTA, leases_asked, redis_running
+from wat import LOOP, answering, handler
+from wisp.api.problems import problem_of
+from wisp.errors import QueueTimeout, QuotaExceeded, RateLimited, Suspended, TooManyInflight
+from wisp.names import parse_function
+from wisp.node import Node
+from wisp.policy.grants import Concurrency
+from wisp.policy.schema import Quota
+from wisp.quotas import Quotas
+from wisp.registry.registry import Registry
+from wisp.settings import Settings
+from wisp.wire.outcome import Outcome, Receipt
+
+HELLO = parse_function("hello")
+ROOMY = Concurrency(max_inflight=8, max_queue=100, queue_timeout_ns=10_000_000_000)
+FAST = QUOTA.model_copy(update={"requests_per_second": 10_000, "burst": 10_000, "fuel_per_day": 10**15})
+PATIENT = b"concurrency: {queue_timeout: 30s}\n"
+LONG = HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 10s}\n" + PATIENT
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with redis_running() as running:
+        yield running
+
+
+@pytest.fixture
+async def registry(url: str) -> AsyncIterator[Registry]:
+    registry = Registry(url)
+    await registry.connection.command("FLUSHALL")
+    await registry.prepare()
+    await registry.tenants.create(ACME, FREE)
+    yield registry
+    await registry.aclose()
+
+
+async def one(quotas: Quotas, quota: Quota, *, fuel: int = 1000) -> None:
+    turn = await quotas.enter(ACME, HELLO, quota, ROOMY, fuel=100_000, infers=False, bytes_in=10)
+    turn.settle(Receipt(fuel=fuel), 10)
+    turn.leave()
+
+
+async def test_a_thousand_requests_cost_few_round_trips(registry: Registry) -> None:
+    quotas = Quotas(registry.quotas)
+    await registry.connection.command("CONFIG", "RESETSTAT")
+    for _ in range(1000):
+        await one(quotas, FAST)
+        await asyncio.sleep(0)
+    assert 1 <= await leases_asked(registry) <= 40
+    await quotas.close()
+
+
+async def test_a_burst_is_let_through_and_no_more(registry: Registry) -> None:
+    quota = QUOTA.model_copy(update={"requests_per_second": 1, "burst": 50, "fuel_per_day": 10**15})
+    first, second = Quotas(registry.quotas), Quotas(registry.quotas)
+    passed = 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    refused: RateLimited | None = None
+    for _ in range(100):
+        for quotas in (first, second):
+            try:
+                await one(quotas, quota)
+                passed += 1
+            except RateLimited as error:
+                refused = error
+    assert 30 <= passed <= 50 + (loop.time() - began) + 1
+    assert refused is not None
+    headers = dict(problem_of(refused).headers("r"))
+    assert headers[b"ratelimit-policy"] == b'"requests";q=1;w=1'
+    assert headers[b"ratelimit"] == b'"requests";r=0;t=' + headers[b"retry-after"]
+    await first.close()
+    await second.close()
+
+
+async def test_a_days_fuel_ends_and_says_so(registry: Registry) -> None:
+    quota = FAST.model_copy(update={"fuel_per_day": 1_000_000})
+    quotas, passed = Quotas(registry.quotas), 0
+    refused: QuotaExceeded | None = None
+    while refused is None and passed < 100:
+        try:
+            await one(quotas, quota, fuel=100_000)
+            passed += 1
+        except QuotaExceeded as error:
+            refused = error
+    assert 10 <= passed <= 11
+    assert refused is not None
+    assert "fuel_per_day of 1000000" in refused.message
+    assert refused.limit == 1_000_000
+    await quotas.close()
+    again = Quotas(registry.quotas)  # another router, or this one started again
+    with pytest.raises(QuotaExceeded):
+        await one(again, quota)
+    await again.close()
+
+
+async def test_a_registry_that_is_away_stops_nobody(registry: Registry) -> None:
+    lost = Registry("unix:///nonexistent/redis.sock")
+    quotas = Quotas(lost.quotas)
+    for _ in range(5):
+        await one(quotas, FAST)
+    assert quotas.cut_off == 1
+    await quotas.close()
+    await lost.aclose()
+
+
+async def test_what_is_held_comes_back_when_a_router_closes(registry: Registry) -> None:
+    quota = FAST.model_copy(update={"max_inflight": 4})
+    first, second = Quotas(registry.quotas), Quotas(registry.quotas)
+    turns = [await first.enter(ACME, HELLO, quota, ROOMY, fuel=1, infers=False, bytes_in=0) for _ in range(4)]
+    impatient = Concurrency(max_inflight=4, max_queue=1, queue_timeout_ns=50_000_000)
+    with pytest.raises(QueueTimeout):
+        await second.enter(ACME, HELLO, quota, impatient, fuel=1, infers=False, bytes_in=0)
+    for turn in turns:
+        turn.leave()
+    await first.close()
+    async with asyncio.timeout(20):
+        turn = await second.enter(ACME, HELLO, quota, ROOMY, fuel=1, infers=False, bytes_in=0)
+    turn.leave()
+    await second.close()
+
+
+async def test_a_function_runs_no_more_than_it_may_and_its_queue_is_in_order(registry: Registry) -> None:
+    quotas, order = Quotas(registry.quotas), list[int]()
+    narrow = Concurrency(max_inflight=1, max_queue=3, queue_timeout_ns=20_000_000_000)
+    first = await quotas.enter(ACME, HELLO, FAST, narrow, fuel=1, infers=False, bytes_in=0)
+
+    async def wait(number: int) -> None:
+        turn = await quotas.enter(ACME, HELLO, FAST, narrow, fuel=1, infers=False, bytes_in=0)
+        order.append(number)
+        await asyncio.sleep(0)
+        assert turn.waited_ns > 0
+        turn.leave()
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(TooManyInflight):
+        await quotas.enter(ACME, HELLO, FAST, narrow, fuel=1, infers=False, bytes_in=0)
+    other = await quotas.enter(ACME, parse_function("other"), FAST, narrow, fuel=1, infers=False, bytes_in=0)
+    other.leave()
+    waiting[1].cancel()
+    await asyncio.wait({waiting[1]})
+    assert order == []
+    first.leave()
+    async with asyncio.timeout(20):
+        await asyncio.gather(waiting[0], waiting[2])
+    assert order == [0, 2]
+    await quotas.close()
+
+
+async def test_a_suspension_stops_what_runs_on_every_node(url: str, registry: Registry, tmp_path: Path) -> None:
+    await registry.connection.command("FLUSHALL")
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(
+                Node(
+                    Settings.load(
+                        {
+                            "data_dir": str(tmp_path / name),
+                            "workers": "1",
+                            "redis": url,
+                            "blobs": f"file://{tmp_path}/blobs",
+                        },
+                        environ={"WISP_OPERATOR_KEY": OPERATOR_KEY},
+                    )
+                )
+            )
+            for name in ("a", "b")
+        ]
+        here = await Tenancy.create(nodes[0], "acme", "standard")
+        there = Tenancy(node=nodes[1], name=here.name, secret=here.secret)
+        await here.deploy("long", handler(LOOP), LONG)
+        await here.deploy("hello", answering(b"hi"), HANDLER_POLICY + PATIENT)
+        for resume in (False, True):
+            calls = [asyncio.create_task(tenancy.call("long")) for tenancy in (here, here, there, there)]
+            async with asyncio.timeout(30):
+                while not all(any(slot.busy for slot in node.sandboxes.slots) for node in nodes):
+                    await asyncio.sleep(0.01)
+            function = parse_function("long")
+            if resume:
+                await nodes[0].registry.tenants.patch(here.name, suspended=True)
+            else:
+                await nodes[0].registry.functions.suspend(here.name, function)
+            results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+            assert [type(result) for result in results] == [Suspended] * 4
+            for tenancy in (here, there):
+                with pytest.raises(Suspended):
+                    await tenancy.call("hello" if resume else "long")
+            await nodes[0].registry.functions.resume(here.name, function)
+            await nodes[0].registry.tenants.patch(here.name, suspended=False)
+            async with asyncio.timeout(30):
+                for tenancy in (here, there):
+                    while True:
+                        try:
+                            assert (await tenancy.call("hello")).outcome is Outcome.OK
+                            break
+                        except Suspended:
+                            await asyncio.sleep(0.05)
