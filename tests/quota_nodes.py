@@ -71,5 +71,5 @@ async def set_clock(registry: Registry, seconds: float) -> None:
 
 async def leases_asked(registry: Registry) -> int:
     """How many scripts the server has run since its statistics were reset."""
-    info = await registry.connection.client.info("commandstats")
+    info = await registry.connection.command("INFO", "commandstats")
     return sum(int(info.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("evalsha", "eval"))
