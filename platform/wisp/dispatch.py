@@ -14,6 +14,7 @@ import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
@@ -24,13 +25,16 @@ from wisp.errors import (
     FunctionNotFound,
     InvalidRequest,
     NotFound,
+    Overloaded,
     RegistryUnavailable,
     Suspended,
     Unauthorized,
+    WispError,
 )
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
 from wisp.inline import InlineModels
+from wisp.ledger import Ledger
 from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans, Route, choose
 from wisp.policy.ceilings import Ceilings
@@ -40,6 +44,7 @@ from wisp.registry.memory import UNKNOWN
 from wisp.registry.records import Entry, Key, Role
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
+from wisp.registry.usage import ABANDONED
 from wisp.scheduling.bodies import RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
@@ -52,6 +57,7 @@ from wisp.wire.invocations import INLINE_BYTES
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
 NS = 1_000_000_000
+NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,15 @@ def _readable(headers: Headers) -> Headers:
     if all(value.isascii() for _, value in headers):
         return headers
     return tuple((name, value if _is_utf8(value) else value.decode("latin-1").encode()) for name, value in headers)
+
+
+def _told(receipt: Receipt) -> str:
+    """A receipt as a tenant's log has it beside a failure."""
+    return (
+        f"fuel {receipt.fuel}, memory {receipt.memory_peak_bytes} bytes, {receipt.host_calls} host calls, "
+        f"{receipt.inferences} inferences, guest {receipt.guest_ns / NS_PER_MS:.3f} ms, "
+        f"nn {receipt.nn_ns / NS_PER_MS:.3f} ms, cpu {receipt.cpu_ns / NS_PER_MS:.3f} ms"
+    )
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -155,6 +170,7 @@ class Dispatcher:
         guards: Guards,
         quotas: Quotas,
         suspensions: Suspensions,
+        ledger: Ledger,
         operator_key_sha256: bytes,
     ) -> None:
         self.budget = budget
@@ -171,6 +187,7 @@ class Dispatcher:
         self._denials = denials
         self._egress = egress
         self._guards = guards
+        self._ledger = ledger
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
         self.plans = Plans(self._retire, secrets)
@@ -256,11 +273,23 @@ class Dispatcher:
         return RequestBody(self.budget, target.grants.request_body_bytes)
 
     async def invoke(self, target: Target, call: Call, body: RequestBody) -> Answer:
-        """Runs the function once. The body stays the caller's. Cancelling it stops the guest.
+        """Runs the function once. The body stays the caller's. Cancelling it stops the guest. However it ends, it is
+        in the ledger before it is told.
 
         Raises `InvalidRequest` for a head that does not fit a frame, every `Exhausted` and every `Unavailable`, and
         `Suspended` if it was stopped for that.
         """
+        try:
+            ending, queue_ns = await self._run(target, call, body)
+        except WispError as refused:
+            self._ledger.record(target.tenant, target.function, refused.code, Receipt(bytes_in=body.size_bytes))
+            raise
+        answer = self._answer(target, call.request_id, ending, queue_ns, body.size_bytes)
+        if target.plan.guarded:
+            self._guards.note(target.plan, answer.outcome, answer.response)
+        return answer
+
+    async def _run(self, target: Target, call: Call, body: RequestBody) -> tuple[Ending, int]:
         plan = target.plan
         head = encode_request_head(call.method, call.path, call.query, _readable(call.headers))
         inline = body.inline()
@@ -295,6 +324,7 @@ class Dispatcher:
                 bundle=bundle,
                 hosts=hosts,
                 inline=self._inline.serve(target.tenant, len(plan.models)) if plan.grants.inline_models else None,
+                abandoned=partial(self._note_abandoned, target, body.size_bytes),
             )
             try:
                 ending, queue_ns = await self._sandboxes.run(
@@ -303,10 +333,11 @@ class Dispatcher:
             except Lost as lost:
                 ending, queue_ns = lost.ending, lost.receipt.queue_ns
             turn.settle(ending.receipt, len(ending.response))
-        answer = self._answer(target, call.request_id, ending, queue_ns + turn.waited_ns)
-        if plan.guarded:
-            self._guards.note(plan, answer.outcome, answer.response)
-        return answer
+            return ending, queue_ns + turn.waited_ns
+
+    def _note_abandoned(self, target: Target, bytes_in: int, receipt: Receipt) -> None:
+        """The caller went away; what its guest used is billed all the same."""
+        self._ledger.record(target.tenant, target.function, ABANDONED, replace(receipt, bytes_in=bytes_in))
 
     @asynccontextmanager
     async def _admitted(self, target: Target, body: RequestBody) -> AsyncIterator[Turn]:
@@ -339,7 +370,7 @@ class Dispatcher:
             if entry is not None and (entry.tenant.suspended or entry.function.suspended):
                 raise Suspended("the function is suspended")
 
-    def _answer(self, target: Target, request_id: RequestId, ending: Ending, queue_ns: int) -> Answer:
+    def _answer(self, target: Target, request_id: RequestId, ending: Ending, queue_ns: int, bytes_in: int) -> Answer:
         outcome, detail, response = ending.outcome, ending.detail, None
         if outcome is Outcome.OK:
             try:
@@ -359,14 +390,19 @@ class Dispatcher:
                 target.tenant, target.function, request_id=request_id, version=target.version, denial=denial
             )
         if detail or outcome is not Outcome.OK:  # a refusal that was only an errno leaves a good ending its detail
-            self._note(target, request_id, Stream.PLATFORM, f"{outcome}: {detail}")
-        return Answer(
-            outcome=outcome,
-            version=target.version,
-            receipt=replace(ending.receipt, queue_ns=queue_ns),
-            response=response,
-            budget=self.budget,
-        )
+            self._note(target, request_id, Stream.PLATFORM, f"{outcome} ({_told(ending.receipt)}): {detail}")
+        bytes_out = 0 if response is None else len(response.body)
+        receipt = replace(ending.receipt, queue_ns=queue_ns, bytes_in=bytes_in, bytes_out=bytes_out)
+        tenant, function = target.tenant, target.function
+        try:
+            answer = Answer(
+                outcome=outcome, version=target.version, receipt=receipt, response=response, budget=self.budget
+            )
+        except Overloaded as refused:  # it ran, but there is no room for what it said
+            self._ledger.record(tenant, function, refused.code, replace(receipt, bytes_out=0))
+            raise
+        self._ledger.record(tenant, function, outcome, receipt)
+        return answer
 
     def _note(self, target: Target, request_id: RequestId, stream: Stream, text: str) -> None:
         if text:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from wisp.accesslog import AccessLog
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.denials import Denials
@@ -29,6 +30,7 @@ from wisp.guards import Guards
 from wisp.hostmounts import HostStore
 from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
+from wisp.ledger import Ledger
 from wisp.models import ModelStore
 from wisp.names import Digest
 from wisp.policy.ceilings import Ceilings, default_policies_dir
@@ -100,6 +102,8 @@ class Node:
         self.guards: Guards
         self.kept: KeptState | None = None
         self.quotas: Quotas
+        self.ledger: Ledger
+        self.accesslog = AccessLog(settings.log_format) if settings.access_log == "on" else None
         self._stack = AsyncExitStack()
 
     @property
@@ -131,6 +135,7 @@ class Node:
         self._stack.push_async_callback(self.registry.aclose)
         self.kept = None if embedded is not None else await KeptState.open(self.data_dir)
         offline = await prepare_registry(self.registry, self.kept)
+        self._start_accounts()
         self.book = make_policy_book(
             self.registry.policies,
             directory=self.settings.policies,
@@ -200,6 +205,7 @@ class Node:
             guards=self.guards,
             quotas=self.quotas,
             suspensions=suspensions,
+            ledger=self.ledger,
             operator_key_sha256=self.operator_key_sha256,
         )
         prewarmer = Prewarmer(
@@ -233,6 +239,14 @@ class Node:
             beside.append(self.kept.keeper.run())
             self._stack.push_async_callback(self.kept.keeper.save)
         await self._start_background(embedded, *beside)
+
+    def _start_accounts(self) -> None:
+        """Before what answers requests, so that they end after it."""
+        self.ledger = Ledger(self.registry.usage, self.data_dir / "usage")
+        self._stack.push_async_callback(self.ledger.close)
+        if self.accesslog is not None:
+            self.accesslog.start()
+            self._stack.callback(self.accesslog.stop)
 
     def _prepare_directories(self) -> Path:
         try:
@@ -293,7 +307,8 @@ class Node:
         return self.inline.open(digest) or await self.models.open(digest, room)
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
-        running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self._collect_garbage()]
+        running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
+        running.append(self._collect_garbage())
         running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:

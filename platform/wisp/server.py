@@ -213,6 +213,7 @@ async def _drained(node: Node, stop: asyncio.Event) -> None:
     """Returns when the listener may close: some time after `/readyz` began to say no."""
     await stop.wait()
     node.draining = True
+    node.tenantlog.followers.end_all()
     log.info("draining: not ready, accepting for %g s more", node.settings.drain_delay_s)
     await asyncio.sleep(node.settings.drain_delay_s)
 

@@ -208,6 +208,13 @@ SETTINGS: tuple[Setting, ...] = (
         unit="_s",
     ),
     Setting(name="log_format", parse=_word("json", "text"), default="text", metavar="json|text", help="on stderr"),
+    Setting(
+        name="access_log",
+        parse=_word("on", "off"),
+        default="on",
+        metavar="on|off",
+        help="a line for each request for a function, with its receipt",
+    ),
     Setting(name="metrics_public", parse=_boolean, default="false", metavar="", help="/metrics without a key"),
     Setting(name="tls_cert", parse=_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
     Setting(name="tls_key", parse=_path, default=None, metavar="FILE", help="PEM private key"),
@@ -281,6 +288,7 @@ class Settings:
     drain_delay_s: float
     drain_timeout_s: float
     log_format: str
+    access_log: str
     metrics_public: bool
     tls_cert: Path | None
     tls_key: Path | None

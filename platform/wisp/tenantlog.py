@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wisp.following import Follower, Followers
 from wisp.names import FunctionName, RequestId, TenantName
 
 MAX_LINES = 1000
@@ -38,6 +40,7 @@ class TenantLog:
     """Belongs to one event loop."""
 
     def __init__(self) -> None:
+        self.followers: Followers[LogLine] = Followers()
         self._functions: OrderedDict[tuple[TenantName, FunctionName], deque[LogLine]] = OrderedDict()
         self._bytes = 0
 
@@ -57,18 +60,29 @@ class TenantLog:
         now = time.time()
         for line in text.splitlines()[:MAX_LINES]:
             cut = line[:MAX_LINE_CHARS]
-            lines.append(LogLine(time=now, request_id=request_id, version=version, stream=stream, text=cut))
+            added = LogLine(time=now, request_id=request_id, version=version, stream=stream, text=cut)
+            lines.append(added)
+            self.followers.tell(tenant, function, added)
             self._bytes += len(cut)
         while len(lines) > MAX_LINES:
             self._bytes -= len(lines.popleft().text)
         while len(self._functions) > MAX_FUNCTIONS or (self._bytes > MAX_BYTES and len(self._functions) > 1):
-            self.forget(*next(iter(self._functions)))
+            self._drop(*next(iter(self._functions)))
+
+    def follow(self, tenant: TenantName, function: FunctionName) -> AbstractContextManager[Follower[LogLine]]:
+        """What stands there and what comes. Raises `TooManyInflight`."""
+        return self.followers.follow(tenant, function, self.lines(tenant, function))
 
     def lines(self, tenant: TenantName, function: FunctionName) -> list[LogLine]:
         """Oldest first."""
         return list(self._functions.get((tenant, function), ()))
 
     def forget(self, tenant: TenantName, function: FunctionName) -> None:
+        """The function is gone, and with it who follows its log."""
+        self._drop(tenant, function)
+        self.followers.end(tenant, function)
+
+    def _drop(self, tenant: TenantName, function: FunctionName) -> None:
         lines = self._functions.pop((tenant, function), None)
         if lines is not None:
             self._bytes -= sum(len(line.text) for line in lines)

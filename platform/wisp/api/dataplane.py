@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Receive, Scope, Send
 
+from wisp.accesslog import NOTHING
 from wisp.api import problems
 from wisp.api.authentication import bearer
 from wisp.api.bodies import ClientGone, content_length, refuse_longer
@@ -176,22 +177,24 @@ class DataPlane:
     def __init__(self, node: Node, metrics: Metrics) -> None:
         self.metrics = metrics
         self.dispatcher = node.dispatcher
+        self.accesslog = node.accesslog
         self.body_timeout_s = node.settings.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         head = read_head(scope["headers"])
         request = Incoming(receive)
-        tenant = ""
+        tenant, function = "", ""
         code: str
+        answer: Answer | None = None
         try:
-            name, function, below = split_path(scope["raw_path"])
-            target = await self.dispatcher.resolve(name, function, head.secret, head.headers, head.pin)
-            tenant = name
+            name, called, below = split_path(scope["raw_path"])
+            target = await self.dispatcher.resolve(name, called, head.secret, head.headers, head.pin)
+            tenant, function = name, called
             answer = await self._run(scope, request, head, target, below)
             try:
                 code = answer.outcome.value
-                await self._send(scope, send, head, target, answer)
+                status = await self._send(scope, send, head, target, answer)
             finally:
                 answer.close()
         except ClientGone:
@@ -201,13 +204,25 @@ class DataPlane:
             if problem.status == 500:
                 log.exception("a request failed", extra={"request_id": head.request_id})
                 problem = problems.internal_error()
-            code = problem.code
+            code, status = problem.code, problem.status
             await self._refuse(scope, request, send, problem, head.request_id)
         except Exception:  # the HTTP boundary: whatever it was stays inside
             log.exception("a request failed", extra={"request_id": head.request_id})
-            code = problems.INTERNAL_ERROR
+            code, status = problems.INTERNAL_ERROR, 500
             await self._refuse(scope, request, send, problems.internal_error(), head.request_id)
-        self.metrics.answered(tenant, code, time.perf_counter() - started)
+        total_s = time.perf_counter() - started
+        self.metrics.answered(tenant, code, total_s)
+        if self.accesslog is not None:
+            self.accesslog.add(
+                request_id=head.request_id,
+                tenant=tenant,
+                function=function,
+                status=status,
+                outcome=code,
+                total_s=total_s,
+                version=0 if answer is None else answer.version,
+                receipt=NOTHING if answer is None else answer.receipt,
+            )
 
     async def _run(self, scope: Scope, request: Incoming, head: Head, target: Target, below: bytes) -> Answer:
         if len(head.headers) > MAX_HEADERS:
@@ -242,7 +257,7 @@ class DataPlane:
         finally:
             watch.end()
 
-    async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> None:
+    async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> int:
         receipt = answer.receipt
         self.metrics.ran(queue_ns=receipt.queue_ns, guest_ns=receipt.guest_ns, nn_ns=receipt.nn_ns)
         headers = receipt_headers(answer.outcome, answer.version, receipt, head.request_id)
@@ -256,6 +271,7 @@ class DataPlane:
             status, content = response.status, bytes(response.body)
             headers += guest_headers(response.headers)
         await _respond(scope, send, status, headers, content)
+        return status
 
     async def _refuse(self, scope: Scope, request: Incoming, send: Send, problem: Problem, identity: RequestId) -> None:
         if problem.code != RequestTimeout.code:

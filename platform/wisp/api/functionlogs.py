@@ -1,8 +1,6 @@
-"""`…/logs`, `…/denials`: what a function wrote, and what it was refused."""
+"""`…/denials`: what a function was refused."""
 
 from __future__ import annotations
-
-import json
 
 from starlette.responses import Response
 
@@ -11,25 +9,6 @@ from wisp.api.functions import BASE, GONE
 from wisp.api.moments import moment
 from wisp.api.operations import Context, Operation, listing
 from wisp.policy.allowance import Allowance
-
-JSON_LINES = "application/x-ndjson"
-
-
-async def logs(context: Context) -> Response:
-    function = await context.node.registry.functions.get(context.owner, context.function)
-    lines = [
-        json.dumps(
-            {
-                "time": moment(line.time),
-                "request_id": line.request_id,
-                "version": line.version,
-                "stream": str(line.stream),
-                "text": line.text,
-            }
-        )
-        for line in context.node.tenantlog.lines(context.owner, function.name)
-    ]
-    return Response("".join(f"{line}\n" for line in lines), media_type=JSON_LINES)
 
 
 async def denials(context: Context) -> Response:
@@ -55,17 +34,6 @@ async def denials(context: Context) -> Response:
 
 
 OPERATIONS = (
-    Operation(
-        method="GET",
-        path=f"{BASE}/{{function}}/logs",
-        name="getLogs",
-        summary="The newest lines that the function and the platform wrote about it, oldest first.",
-        right=Right.TENANT,
-        handler=logs,
-        media_type=JSON_LINES,
-        answers=((200, "one JSON object a line"),),
-        raises=GONE,
-    ),
     Operation(
         method="GET",
         path=f"{BASE}/{{function}}/denials",

@@ -13,12 +13,14 @@ from wisp.api import (
     functions,
     health,
     keys,
+    logs,
     models,
     openapi,
     policies,
     secrets,
     tenants,
     traffic,
+    usage,
     versions,
 )
 from wisp.api.authentication import Right
@@ -49,6 +51,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *traffic.OPERATIONS,
     *functionpolicies.OPERATIONS,
     *functionlogs.OPERATIONS,
+    *logs.OPERATIONS,
+    *usage.OPERATIONS,
     *policies.OPERATIONS,
 )
 

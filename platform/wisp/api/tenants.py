@@ -74,6 +74,7 @@ async def delete(context: Context) -> Response:
     for function in functions:
         context.node.tenantlog.forget(context.owner, function.name)
         context.node.denials.forget(context.owner, function.name)
+    context.node.ledger.forget(context.owner)
     context.metrics.forget(context.owner)
     return nothing()
 

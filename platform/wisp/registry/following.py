@@ -67,10 +67,13 @@ class Following:
 
     async def run(self, *, listen_s: float = LISTEN_S) -> None:
         """Until cancelled, through every loss of Redis."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(listen_s))
-            group.create_task(self._compare())
-            group.create_task(self._renew())
+        parts = [asyncio.create_task(part) for part in (self._listen(listen_s), self._compare(), self._renew())]
+        try:
+            # No TaskGroup: it cancels its tasks once, and the Redis client may lose a cancellation.
+            await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
 
     @property
     def unsettled(self) -> set[TenantName]:

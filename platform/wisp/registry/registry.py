@@ -15,6 +15,7 @@ from wisp.registry.models import Models
 from wisp.registry.policies import Policies
 from wisp.registry.quotas import Quotas
 from wisp.registry.tenants import Tenants
+from wisp.registry.usage import Usage
 
 SCHEMA_VERSION = 1
 
@@ -30,6 +31,7 @@ class Registry:
         self.functions = Functions(self.connection, self.models)
         self.policies = Policies(self.connection)
         self.quotas = Quotas(self.connection)
+        self.usage = Usage(self.connection)
 
     async def prepare(self) -> None:
         """Makes an empty server a registry and repairs the index; refuses data that another wisp has laid out.

@@ -6,17 +6,26 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from wisp.errors import ChildLost, QueueTimeout
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.queue import FairQueue, Waiter
-from wisp.scheduling.slots import Job, Sandbox
+from wisp.scheduling.slots import Job, Lost, Sandbox
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
-from wisp.wire.outcome import Ending
+from wisp.wire.outcome import Ending, Receipt
 
 READY_S = 30.0
+
+
+def _bill(abandoned: Callable[[Receipt], None], running: asyncio.Future[Ending]) -> None:
+    error = running.exception()
+    if error is None:
+        abandoned(running.result().receipt)
+    elif isinstance(error, Lost):
+        abandoned(error.receipt)
 
 
 class Sandboxes:
@@ -91,6 +100,8 @@ class Sandboxes:
         try:
             return await asyncio.shield(running), queued_ns
         except asyncio.CancelledError:
+            if job.abandoned is not None:
+                running.add_done_callback(partial(_bill, job.abandoned))
             sandbox.abandon(number)
             raise
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,6 +84,8 @@ class Job:
     """None: nothing is reachable."""
     inline: Inline | None = None
     """None: the guest brings no models."""
+    abandoned: Callable[[Receipt], None] | None = None
+    """Told what the guest used if its caller went away while it ran."""
 
 
 class Lost(ChildLost):

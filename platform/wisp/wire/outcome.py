@@ -55,6 +55,10 @@ class Receipt:
     host_calls: int = 0
     inferences: int = 0
     tensor_bytes: int = 0
+    bytes_in: int = 0
+    """Of the request's body."""
+    bytes_out: int = 0
+    """Of the body that the guest answered with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

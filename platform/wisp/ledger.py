@@ -1,0 +1,149 @@
+"""The usage ledger: what requests used, summed in memory by hour and function, delivered to the registry every second.
+
+Each answered request stands in the node's journal before its answer is sent, and is delivered in a numbered batch that
+the registry takes once (`registry.usage`). What is never counted: requests that were running when the router was
+killed, and, where the node does not come back to its data directory, what was not delivered yet: one interval, or as
+long as Redis was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from wisp.errors import NotFound, RegistryUnavailable
+from wisp.names import FunctionName, TenantName
+from wisp.registry.usage import Place, Usage, Use
+from wisp.usagejournal import Batch, Full, Journal, Key, left_behind
+from wisp.wire.outcome import Receipt
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0
+LAST_FLUSH_S: Final = 5.0
+MAX_PLACES: Final = 100_000
+"""Hours and functions in one batch. Beyond, which takes days without Redis, hours are no longer told apart."""
+HOUR_S: Final = 3600
+
+
+class Ledger:
+    """Belongs to one event loop. `run` delivers until it is cancelled, `close` delivers the rest."""
+
+    def __init__(self, usage: Usage, directory: Path) -> None:
+        self._usage = usage
+        self._life = secrets.token_hex(8)
+        self._waiting: list[Batch] = left_behind(directory)
+        """To be delivered as they are, in this order; some may have been."""
+        self._current = Batch(life=self._life, sequence=1)
+        self._journal: Journal | None = None
+        try:
+            self._journal = Journal(directory, self._life)
+            self._journal.begin(1)
+        except OSError as error:
+            log.warning("usage is kept in memory alone until it is delivered, %s: %s", directory, error.strerror)
+        self._crowd: dict[tuple[TenantName, FunctionName], Key] = {}
+        self._delivering = asyncio.Lock()
+
+    def record(self, tenant: TenantName, function: FunctionName, outcome: str, receipt: Receipt) -> None:
+        """One request. `outcome` is one of `registry.usage.OUTCOMES`."""
+        hour = int(time.time()) // HOUR_S
+        sums = (
+            receipt.fuel, receipt.nn_fuel, receipt.cpu_ns, receipt.nn_ns, receipt.inferences, receipt.tensor_bytes,
+            receipt.bytes_in, receipt.bytes_out,
+        )  # fmt: skip
+        batch = self._current
+        key = (hour, tenant, function)
+        if key not in batch.used and len(batch.used) >= MAX_PLACES:
+            key = self._crowded(key)
+        batch.add(key, outcome, 1, sums)
+        if self._journal is not None:
+            try:
+                self._journal.append(key[0], f"{tenant} {function} {outcome}".encode(), 1, sums)
+            except Full:
+                self._rewrite()
+
+    def _crowded(self, key: Key) -> Key:
+        """The place of an hour that is there, if this function has one."""
+        if not self._crowd:
+            self._crowd = {other[1:]: other for other in self._current.used}
+        return self._crowd.setdefault(key[1:], key)
+
+    def _rewrite(self) -> None:
+        assert self._journal is not None
+        try:
+            self._journal.rewrite(self._current.used)
+        except Full:
+            log.warning("the usage journal is full: until Redis is back, more is kept in memory alone")
+            self._journal.remove()
+            self._journal = None
+
+    def forget(self, tenant: TenantName) -> None:
+        """The tenant was deleted: nothing of it goes to one that takes the name later."""
+        for batch in (*self._waiting, self._current):
+            for key in [key for key in batch.used if key[1] == tenant]:
+                del batch.used[key]
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Delivers what was recorded before; whether all of it was."""
+        async with self._delivering:
+            if not await self._deliver_waiting():
+                return False
+            if not self._current.used:
+                return True
+            self._waiting.append(self._current)
+            self._current, self._crowd = Batch(life=self._life, sequence=self._current.sequence + 1), {}
+            if self._journal is not None:
+                self._journal.begin(self._current.sequence)
+            return await self._deliver_waiting()
+
+    async def _deliver_waiting(self) -> bool:
+        while self._waiting:
+            batch = self._waiting[0]
+            try:
+                for tenant, used in _by_tenant(batch):
+                    try:
+                        await self._usage.add(tenant, batch.life, batch.sequence, used, now_s=int(time.time()))
+                    except NotFound:
+                        log.info("usage of %s is dropped: there is no such tenant any more", tenant)
+                    for hour, function in used:
+                        batch.used.pop((hour, tenant, function), None)
+            except RegistryUnavailable:
+                return False
+            if batch.file is not None:
+                batch.file.unlink(missing_ok=True)
+            self._waiting.pop(0)
+        return True
+
+    async def close(self) -> None:
+        """What cannot be delivered stays in the journal, for the node's next life."""
+        delivered = False
+        try:
+            async with asyncio.timeout(LAST_FLUSH_S):
+                delivered = await self.flush()
+        except TimeoutError:
+            pass
+        if self._journal is None:
+            return
+        if delivered:
+            self._journal.remove()
+        else:
+            log.warning("usage that Redis did not take is kept in %s", self._journal.path)
+            self._journal.close()
+
+
+def _by_tenant(batch: Batch) -> Iterator[tuple[TenantName, dict[Place, Use]]]:
+    tenants: defaultdict[TenantName, dict[Place, Use]] = defaultdict(dict)
+    for (hour, tenant, function), use in batch.used.items():
+        tenants[tenant][hour, function] = use
+    yield from list(tenants.items())
