@@ -38,8 +38,8 @@ guests: ## rebuild the prebuilt guests (needs Rust and clang)
 guests-check: ## the prebuilt guests match their sources (needs neither)
 	$(PYTHON) sdk-rust/build.py --check
 
-bench: $(VENV)/.installed ## what a request costs here, as ratios
-	$(BIN)/python tests/bench/bench_hello.py
+bench: $(VENV)/.installed ## what speed costs here, as ratios; about twenty minutes
+	$(BIN)/python tests/bench/bench_speed.py
 	$(BIN)/python tests/bench/bench_claims.py
 
 bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how soon they answer on two nodes

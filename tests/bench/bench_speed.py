@@ -1,0 +1,458 @@
+"""What speed costs and what it does not, as ratios taken side by side in one run; `make bench`.
+
+Sections (give their names to run some alone): isolation, http, cold, density, edge, bodies. Variants take turns within
+a section, so that what else the machine does falls on all of them. The load generator is wrk, on the same cores; without
+it on the PATH the sections that need it are left out, and said. Writes build/bench/speed.json.
+
+    .venv/bin/python tests/bench/bench_speed.py [--quick] [SECTION ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from bench import edge, isolation, population, workerd  # noqa: E402
+from bench.bench_hello import free_port, wait_for  # noqa: E402
+from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
+from bench.wasmfiles import module_of  # noqa: E402
+from platforms import OPERATOR_KEY  # noqa: E402
+from served import Connection, Served, connected, processes_of, served_platform  # noqa: E402
+
+HELLO = REPOSITORY / "tenants" / "globex" / "hello"
+POLICY = (HELLO / "policy.yaml").read_bytes()
+SMALL_MODEL = REPOSITORY / "tenants" / "acme" / "digits"
+SERVERS = ("hypercorn", "uvicorn")
+CONNECTIONS = 16
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much of everything: `seconds` a round of load, `rounds` of it, `samples` of what is timed one by one."""
+
+    quick: bool
+    seconds: int
+    rounds: int
+    samples: int
+    functions: int
+
+
+FULL = Size(quick=False, seconds=6, rounds=3, samples=20, functions=10_000)
+QUICK = Size(quick=True, seconds=1, rounds=1, samples=3, functions=300)
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+class Tenants:
+    """A platform's control plane, with one tenant."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+
+    def create(self, name: str = "globex", kind: str = "bench") -> dict[str, str]:
+        body = {"tenant": name, "class": kind}
+        made = self.http.post("/v1/tenants", json=body, headers=bearer(OPERATOR_KEY)).raise_for_status()
+        return bearer(made.json()["key"]["secret"])
+
+    def deploy(self, key: dict[str, str], function: str, module: bytes, policy: bytes = POLICY) -> None:
+        url = f"/v1/tenants/globex/functions/{function}"
+        self.http.put(url, files={"module": module, "policy": policy}, headers=key).raise_for_status()
+
+
+@contextmanager
+def platform(directory: Path, *flags: str) -> Iterator[tuple[Served, Tenants]]:
+    """A node whose tenants no quota stops: what is measured is the platform."""
+    with served_platform(directory / "data", "--policies", str(unlimited(directory)), *flags) as served:
+        tenants = Tenants(served.port)
+        try:
+            yield served, tenants
+        finally:
+            tenants.http.close()
+            served.stop()
+
+
+def unlimited(directory: Path) -> Path:
+    policies = directory / "policies"
+    if not policies.exists():
+        policies.mkdir(parents=True)
+        for path in (REPOSITORY / "policies").glob("c*.yaml"):
+            shutil.copy(path, policies)
+        text = (policies / "class-standard.yaml").read_text()
+        quota = (
+            "quota: {requests_per_second: 1000000, burst: 1000000, max_inflight: 1000,"
+            " fuel_per_day: 1000000T, nn_seconds_per_day: 1000000, storage: 100Gi, functions: 20000, models: 1000}"
+        )
+        (policies / "class-bench.yaml").write_text(re.sub(r"quota: \{[^}]*\}", quota, text))
+    return policies
+
+
+def wrk(url: str, headers: dict[str, str], seconds: int, *, script: Path | None = None) -> float:
+    """Requests a second that were answered 2xx; anything else ends the run."""
+    words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+    words += ["-s", str(script)] if script is not None else []
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *words, url]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
+    if "Non-2xx" in printed:
+        raise SystemExit(printed)
+    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
+    assert found is not None, printed
+    return float(found[1])
+
+
+def turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            figures[name].append(run())
+    return figures
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of rounds that were neighbours in time."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+async def latencies_ms(port: int, path: str, key: str, rate: float, seconds: float) -> list[float]:
+    """An open loop: each request counts from when it was due."""
+    idle: list[Connection] = []
+    found: list[float] = []
+
+    async def one(due: float) -> None:
+        connection = idle.pop() if idle else Connection(port)
+        reply = await connection.request("GET", path, key=key)
+        assert reply.status == 200, reply
+        found.append((time.perf_counter() - due) * 1e3)
+        idle.append(connection)
+
+    start = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(rate * seconds)):
+            due = start + number / rate
+            await asyncio.sleep(due - time.perf_counter())
+            group.create_task(one(due))
+    for connection in idle:
+        await connection.close()
+    return found
+
+
+def measure_http(size: Size) -> list[Result]:
+    results = []
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        workerd_port = free_port()
+        has_workerd = workerd.binary() is not None
+        if has_workerd:
+            (directory / "workerd").mkdir()
+            module = (HELLO / "module.wasm").read_bytes()
+            stack.enter_context(workerd.served(directory / "workerd", module, workerd_port))
+            wait_for(f"http://127.0.0.1:{workerd_port}/")
+        else:
+            print("  workerd: not found on the PATH nor by WORKERD; left out")
+        for server in SERVERS:
+            with ExitStack() as inner:
+                port = free_port()
+                bare = subprocess.Popen([sys.executable, "tests/bench/bare.py", server, str(port)], cwd=REPOSITORY)
+                inner.callback(bare.wait, 30)
+                inner.callback(bare.terminate)
+                served, tenants = inner.enter_context(platform(directory / server, "--server", server))
+                key = tenants.create()
+                tenants.deploy(key, "hello", (HELLO / "module.wasm").read_bytes())
+                wait_for(f"http://127.0.0.1:{port}/")
+                url = f"{tenants.url}/t/globex/hello"
+                variants: dict[str, Callable[[], float]] = {
+                    "bare": lambda port=port: wrk(f"http://127.0.0.1:{port}/", {}, size.seconds),  # type: ignore[misc]
+                    "hello": lambda url=url, key=key: wrk(url, key, size.seconds),  # type: ignore[misc]
+                }
+                if has_workerd:
+                    variants["workerd"] = lambda: wrk(f"http://127.0.0.1:{workerd_port}/", {}, size.seconds)
+                wrk(url, key, 1)
+                figures = turns(variants, size.rounds)
+                half = statistics.median(figures["hello"]) / 2
+                secret = key["Authorization"].removeprefix("Bearer ")
+                times = asyncio.run(latencies_ms(served.port, "/t/globex/hello", secret, half, size.seconds))
+                p50, p99 = percentile(times, 50), percentile(times, 99)
+                results += [
+                    Result(
+                        name=f"e2e_hello_vs_bare.{server}",
+                        value=ratio(figures["hello"], figures["bare"]),
+                        unit="ratio",
+                        goal=0.7 if server == "hypercorn" else None,
+                        better="higher",
+                    ),
+                    Result(
+                        name=f"hello_vs_workerd.{server}",
+                        value=ratio(figures["hello"], figures["workerd"]) if has_workerd else None,
+                        unit="ratio",
+                        goal=None if server == "hypercorn" else 1.0,
+                        better="higher",
+                    ),
+                    Result(name=f"p99_vs_p50_at_half_load.{server}", value=p99 / p50, unit="ratio", goal=3.0),
+                    *(
+                        Result(
+                            name=f"{name}_rps.{server}", value=statistics.median(rates), unit="req/s", better="higher"
+                        )
+                        for name, rates in figures.items()
+                    ),
+                ]
+    return results
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure_cold(size: Size) -> list[Result]:
+    """Functions of their own module each, so that nothing of one is warm by another."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with platform(directory) as (_, tenants):
+            key = tenants.create()
+            uploads: dict[str, list[float]] = {}
+            for label, bytes_, samples in (("100kB", 100_000, size.samples), ("5MB", 5_000_000, min(size.samples, 5))):
+                uploads[label] = []
+                for number in range(samples):
+                    module = module_of(bytes_, b"hi", mark=number + 1)
+                    function = f"f-{label.lower()}-{number}"
+
+                    def first(function: str = function, module: bytes = module) -> None:
+                        tenants.deploy(key, function, module)
+                        tenants.http.get(f"/t/globex/{function}", headers=key).raise_for_status()
+
+                    uploads[label].append(milliseconds(first))
+        starts, firsts = [], []
+        begun = time.perf_counter()
+        with platform(directory) as (_, tenants):
+            starts.append((time.perf_counter() - begun) * 1e3)
+            tenants.http.get("/healthz").raise_for_status()
+            for number in range(size.samples):
+                firsts.append(
+                    milliseconds(
+                        lambda number=number: tenants.http.get(  # type: ignore[misc]
+                            f"/t/globex/f-100kb-{number}", headers=key
+                        ).raise_for_status()
+                    )
+                )
+            warm = [
+                milliseconds(lambda: tenants.http.get("/t/globex/f-100kb-0", headers=key).raise_for_status())
+                for _ in range(50)
+            ]
+    client = statistics.median(warm)
+    return [
+        Result(name="cold_first_request_ms", value=statistics.median(firsts), unit="ms", goal=5.0),
+        Result(name="warm_request_ms", value=client, unit="ms"),
+        *(
+            Result(name=f"upload_to_first_answer_ms.{label}", value=statistics.median(times), unit="ms")
+            for label, times in uploads.items()
+        ),
+        Result(name="start_to_ready_ms", value=statistics.median(starts), unit="ms"),
+    ]
+
+
+def proportional_mb(root: int) -> float:
+    """Proportional set size of a process and all that it started, so that shared pages count once."""
+    total = 0
+    for pid in (root, *processes_of(root)):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def measure_density(size: Size) -> list[Result]:
+    results = []
+    idle: dict[int, float] = {}
+    for workers in (2, 4):
+        with (
+            tempfile.TemporaryDirectory() as name,
+            platform(Path(name), "--workers", str(workers)) as (served, tenants),
+        ):
+            key = tenants.create("acme")
+            model = (SMALL_MODEL / "digits.onnx").read_bytes()
+            tenants.http.put("/v1/tenants/acme/models/digits", content=model, headers=key).raise_for_status()
+            files = {
+                "module": (SMALL_MODEL / "module.wasm").read_bytes(),
+                "policy": (SMALL_MODEL / "policy.yaml").read_bytes(),
+            }
+            tenants.http.put("/v1/tenants/acme/functions/digits", files=files, headers=key).raise_for_status()
+            picture = (SMALL_MODEL / "samples" / "7-a.png").read_bytes()
+            for _ in range(8):
+                tenants.http.post("/t/acme/digits", content=picture, headers=key).raise_for_status()
+            time.sleep(2)
+            idle[workers] = proportional_mb(served.pid)
+    results += [
+        Result(name="rss_idle_mb", value=idle[2], unit="MB", goal=250.0),
+        Result(name="rss_per_sandbox_mb", value=(idle[4] - idle[2]) / 2, unit="MB", goal=35.0),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        unlimited(directory)
+        begun = time.perf_counter()
+        people = population.settle(
+            directory / "data", tenants=min(1000, size.functions // 10), functions=size.functions
+        )
+        print(f"  {size.functions} functions registered in {time.perf_counter() - begun:.0f} s")
+        begun = time.perf_counter()
+        with platform(directory) as (served, tenants):
+            started = (time.perf_counter() - begun) * 1e3
+            counts = sorted({1, 100, size.functions})
+            scripts = {count: population.rotation(directory, people, count) for count in counts}
+            for count in counts:
+                wrk(tenants.url, {}, max(2, size.seconds), script=scripts[count])
+            rates = turns(
+                {
+                    str(count): lambda count=count: wrk(tenants.url, {}, size.seconds, script=scripts[count])  # type: ignore[misc]
+                    for count in counts
+                },
+                size.rounds,
+            )
+            grown = proportional_mb(served.pid)
+        most = str(size.functions)
+        results += [
+            Result(
+                name=f"rps_{most}_functions_vs_1",
+                value=ratio(rates[most], rates["1"]),
+                unit="ratio",
+                goal=0.9,
+                better="higher",
+            ),
+            Result(
+                name="rps_100_functions_vs_1",
+                value=ratio(rates["100"], rates["1"]),
+                unit="ratio",
+                goal=0.9,
+                better="higher",
+            ),
+            Result(name=f"start_with_{most}_functions_ms", value=started, unit="ms"),
+            Result(name=f"rss_{most}_functions_in_rotation_mb", value=grown, unit="MB"),
+        ]
+    return results
+
+
+def measure_edge(size: Size) -> list[Result]:
+    """The whole platform on one core and 512 MB, against the same on all cores; the load generator is not confined."""
+    if not edge.available():
+        print("  edge: no memory cgroup can be made here; the platform is held to one core alone")
+    figures: dict[str, list[float]] = {}
+    peak = 0.0
+    with ExitStack() as stack:
+        variants: dict[str, Callable[[], float]] = {}
+        for name in ("full", "edge"):
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if name == "edge":
+                stack.enter_context(edge.confined())
+            served, tenants = stack.enter_context(platform(directory, *(["--workers", "1"] if name == "edge" else [])))
+            if name == "edge":
+                edge.release()
+            key = tenants.create()
+            tenants.deploy(key, "hello", (HELLO / "module.wasm").read_bytes())
+            url = f"{tenants.url}/t/globex/hello"
+            variants[name] = lambda url=url, key=key: wrk(url, key, size.seconds)  # type: ignore[misc]
+            wrk(url, key, 1)
+        figures = turns(variants, size.rounds)
+        peak = proportional_mb(served.pid)
+    return [
+        Result(name="edge_rps_vs_full", value=ratio(figures["edge"], figures["full"]), unit="ratio", better="higher"),
+        Result(name="edge_rps", value=statistics.median(figures["edge"]), unit="req/s", better="higher"),
+        Result(name="edge_rss_mb", value=peak, unit="MB", goal=512.0),
+    ]
+
+
+ECHO_POLICY = (
+    b"wisp: 1\nabi: handler\nlimits: {fuel: 1G, memory: 64Mi, timeout: 5s, request_body: 16Mi, response_body: 16Mi}\n"
+)
+
+
+def measure_bodies(size: Size) -> list[Result]:
+    """A guest that answers with the body it was sent, through the whole platform."""
+    results = []
+    with tempfile.TemporaryDirectory() as name, platform(Path(name)) as (served, tenants):
+        key = tenants.create()
+        tenants.deploy(key, "echo", population.echo_module(), ECHO_POLICY)
+        secret = key["Authorization"].removeprefix("Bearer ")
+
+        async def round_trip(body: bytes, count: int) -> list[float]:
+            times = []
+            async with connected(served.port) as connection:
+                for _ in range(count):
+                    start = time.perf_counter()
+                    reply = await connection.request("POST", "/t/globex/echo", key=secret, body=body)
+                    times.append((time.perf_counter() - start) * 1e3)
+                    assert reply.body == body, reply.status
+            return times
+
+        for label, length, count in (("1kB", 1000, 200), ("100kB", 100_000, 100), ("10MB", 10_000_000, 10)):
+            times = asyncio.run(round_trip(os.urandom(length), max(3, count if not size.quick else count // 10)))
+            results.append(Result(name=f"echo_ms.{label}", value=statistics.median(times), unit="ms"))
+    return results
+
+
+SECTIONS: dict[str, Callable[[Size], list[Result]]] = {
+    "isolation": lambda size: isolation.measure(size.quick),
+    "http": measure_http,
+    "cold": measure_cold,
+    "density": measure_density,
+    "edge": measure_edge,
+    "bodies": measure_bodies,
+}
+NEED_WRK = {"http", "density", "edge"}
+METHOD = (
+    "platforms and load generator share the machine; variants alternate within a section and ratios are of neighbouring"
+    " rounds; wrk with 16 connections; in the sandbox alone, the best round of each variant"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="whether it works, in a few minutes; no figures to keep")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    chosen = parser.parse_args()
+    unknown = set(chosen.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    size = QUICK if chosen.quick else FULL
+    print(heading(METHOD))
+    results: list[Result] = []
+    for name in chosen.sections or SECTIONS:
+        print(f"\n{name}", flush=True)
+        if name in NEED_WRK and shutil.which("wrk") is None:
+            print("  left out: wrk is not on the PATH")
+            continue
+        found = SECTIONS[name](size)
+        results += found
+        print(table(("", "value", "goal"), [_row(result) for result in found]), flush=True)
+    if not chosen.quick and not chosen.sections:
+        print(f"\nwritten: {write_json('speed', METHOD, results)}")
+
+
+def _row(result: Result) -> tuple[str, str, str]:
+    value = "-" if result.value is None else f"{result.value:.4g} {result.unit}"
+    sign = "<=" if result.better == "lower" else ">="
+    mark = {True: " met", False: " NOT MET", None: ""}[result.met]
+    return f"  {result.name}", value, "" if result.goal is None else f"{sign} {result.goal:g}{mark}"
+
+
+if __name__ == "__main__":
+    main()
