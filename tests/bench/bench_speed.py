@@ -1,8 +1,8 @@
 """What speed costs and what it does not, as ratios taken side by side in one run; `make bench`.
 
 Sections (give their names to run some alone): isolation, http, cold, density, edge, bodies. Variants take turns within
-a section, so that what else the machine does falls on all of them. The load generator is wrk, on the same cores; without
-it on the PATH the sections that need it are left out, and said. Writes build/bench/speed.json.
+a section, so that what else the machine does falls on all of them. The load generator is wrk, on the same cores;
+without it on the PATH the sections that need it are left out, and said. Writes build/bench/speed.json.
 
     .venv/bin/python tests/bench/bench_speed.py [--quick] [SECTION ...]
 """
