@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wisp.cores import quota_cores, usable_cores
+from wisp.cores import quota_cores, usable_cores, usable_memory_bytes
 
 
 def test_version_2_takes_the_tightest_on_the_way_up(tmp_path: Path) -> None:
@@ -33,3 +33,21 @@ def test_version_1_has_two_files(tmp_path: Path) -> None:
 
 def test_there_is_at_least_one() -> None:
     assert usable_cores() >= 1
+
+
+def test_memory_is_the_tightest_limit_of_either_version(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/a/b\n")
+    machine = usable_memory_bytes(tmp_path, own)
+    assert machine > 1 << 20
+    (inner / "memory.max").write_text("max\n")
+    (tmp_path / "a" / "memory.max").write_text("1048576\n")
+    assert usable_memory_bytes(tmp_path, own) == 1 << 20
+    group = tmp_path / "memory" / "c"
+    group.mkdir(parents=True)
+    own.write_text("9:memory:/c\n")
+    assert usable_memory_bytes(tmp_path, own) == machine
+    (group / "memory.limit_in_bytes").write_text("65536\n")
+    assert usable_memory_bytes(tmp_path, own) == 65536

@@ -1,4 +1,4 @@
-"""How many cores this process may really use: the smaller of its affinity and its control group's quota."""
+"""How many cores this process may really use, and how much memory: what it is allotted and its control group leaves."""
 
 from __future__ import annotations
 
@@ -23,15 +23,34 @@ def quota_cores(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> float | Non
     return min(quotas, default=None)
 
 
+def usable_memory_bytes(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> int:
+    """The tightest limit on the way from this process' group to the root, or the machine's memory if that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(limit for group in _groups(root, own) if (limit := _memory_limit(group)) is not None)])
+
+
+def _memory_limit(group: Path) -> int | None:
+    """`memory.max` of version 2, `memory.limit_in_bytes` of version 1."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            text = (group / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text):
+            return int(text)
+    return None
+
+
 def _groups(root: Path, own: Path) -> list[Path]:
     try:
         lines = own.read_text().splitlines()
     except OSError:
         lines = []
-    groups = [root, root / "cpu"]
+    groups = [root, root / "cpu", root / "memory"]
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        base = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
+        named = [name for name in ("cpu", "memory") if name in controllers.split(",")]
+        base = root if not controllers else root / named[0] if named else None
         if base is not None:
             group = base / path.lstrip("/")
             groups += [group, *(parent for parent in group.parents if parent.is_relative_to(base))]

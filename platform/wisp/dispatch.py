@@ -196,6 +196,9 @@ class Dispatcher:
         self._sandboxes.forget(plan.link)
         if plan.binding is not None:
             self._host.unbind(plan.link.handle)
+        for model in plan.models:
+            if not self.plans.use(model):
+                self._host.drop(model)
 
     async def resolve(
         self,

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from wisp.accesslog import AccessLog
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
+from wisp.cores import usable_memory_bytes
 from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
@@ -281,6 +282,7 @@ class Node:
             threads=self.settings.workers,
             batch_delay_s=self.settings.batch_delay_s,
             open_model=self._open_model,
+            memory_bytes=self.settings.model_memory_bytes or usable_memory_bytes() // 2,
             room=Rooms(self.data_dir / "models" / "rooms").make(),
             on_lost=lambda: self.sandboxes.detach_all(),
             walls=self.walls,

@@ -198,6 +198,11 @@ class Plans:
         for routes in (self._routes, self._prepared):
             self._let_go(routes.pop((tenant, function, 0), None))
 
+    def use(self, model: Digest) -> bool:
+        """Whether a plan that requests may come by needs it."""
+        routes = (*self._routes.values(), *self._prepared.values())
+        return any(model in plan.models for route in routes for plan in route.plans)
+
     def begin(self, plan: Plan) -> None:
         """A request is going to run under it: it is not retired before the matching `end`."""
         handle = plan.link.handle

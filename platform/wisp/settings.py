@@ -245,6 +245,15 @@ SETTINGS: tuple[Setting, ...] = (
         unit="_s",
     ),
     Setting(
+        name="model_memory",
+        parse=_positive(_size, "more than 0 bytes"),
+        default=None,
+        metavar="SIZE",
+        help="for open models; what is used least leaves first (default: half of the memory that this machine or its"
+        " control group has)",
+        unit="_bytes",
+    ),
+    Setting(
         name="batch_delay",
         parse=_batch_delay,
         default="0ms",
@@ -296,6 +305,7 @@ class Settings:
     require_walls: bool
     body_budget_bytes: int
     body_timeout_s: float
+    model_memory_bytes: int | None
     batch_delay_s: float
     operator_key: str | None = field(repr=False)
     secrets_key: bytes | None = field(repr=False)

@@ -30,6 +30,7 @@ def main() -> int:
     from wisp.inference.loop import Host
     from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
 
+    statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     models_fd = options.get("models_fd")
     report = raise_walls(ChildKind.INFERENCE, models_fd)
     sessions = Sessions(
@@ -37,7 +38,13 @@ def main() -> int:
         folding_bytes=options.get("folding_bytes", FOLDING_BYTES),
         prepared=None if models_fd is None else shown(models_fd),
     )
-    host = Host(channel, sessions, threads=options.get("threads", THREADS), delay_ns=options.get("delay_ns", 0))
+    host = Host(
+        channel,
+        sessions,
+        threads=options.get("threads", THREADS),
+        statm=statm,
+        delay_ns=options.get("delay_ns", 0),
+    )
     if not host.serve(report):
         # A thread is inside a native call that nothing can end, and the interpreter would not survive it.
         sys.stderr.flush()

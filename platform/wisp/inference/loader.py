@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections import deque
@@ -25,12 +26,16 @@ class Load:
     model: LoadedModel | None = None
     error: str = ""
     load_ms: int = 0
+    size_bytes: int = 0
+    """What this process grew by while it was opened, at least its file. An estimate: inferences run meanwhile."""
 
 
 class Loader:
     """Opens models in order. `fileno` turns readable when `finished` has something."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, statm: int) -> None:
+        """`statm`: the process's own, open since before its walls."""
+        self._statm = statm
         self._sessions = sessions
         self._waiting: SimpleQueue[Load | None] = SimpleQueue()
         self._finished: deque[Load] = deque()
@@ -55,6 +60,10 @@ class Loader:
         self._thread.join(grace_s)
         return not self._thread.is_alive()
 
+    def _resident_bytes(self) -> int:
+        """See proc(5), /proc/pid/statm: the second field, in pages."""
+        return int(os.pread(self._statm, 128, 0).split()[1]) * resource.getpagesize()
+
     def _serve(self) -> None:
         while self._next():
             pass
@@ -64,13 +73,15 @@ class Loader:
         load = self._waiting.get()
         if load is None:
             return False
-        began = time.monotonic()
+        began, before_bytes = time.monotonic(), self._resident_bytes()
+        load.size_bytes = os.fstat(load.fd).st_size
         try:
             load.model = self._sessions.open(load.digest, load.fd, prepared=load.prepared, batch=load.batch)
         except (InvalidModel, OSError, MemoryError) as error:
             load.error = str(error) or type(error).__name__
         finally:
             os.close(load.fd)
+        load.size_bytes = max(load.size_bytes, self._resident_bytes() - before_bytes)
         load.load_ms = round((time.monotonic() - began) * 1000)
         self._finished.append(load)
         os.eventfd_write(self._event, 1)

@@ -32,14 +32,14 @@ class Host:
     """Serves `control` until its end of file. `_talking` guards the conversation with the router: a worker that meets
     an invocation it does not know reads on in its place."""
 
-    def __init__(self, control: Channel, sessions: Sessions, *, threads: int, delay_ns: int = 0) -> None:
+    def __init__(self, control: Channel, sessions: Sessions, *, threads: int, statm: int, delay_ns: int = 0) -> None:
         control.sock.setblocking(False)
         self._control = control
         self._outbox: list[tuple[Kind, bytes]] = []
         self._serving = True
         self._loads: dict[str, Load] = {}
         self._talking = threading.Lock()
-        self._loader = Loader(sessions)
+        self._loader = Loader(sessions, statm)
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.EpollSelector()
         self._selector.register(control, selectors.EVENT_READ, self._drain_control)
@@ -149,7 +149,9 @@ class Host:
         if load is not None:
             load.frames += 1
         else:
-            self._tell(Kind.LOADED, {"digest": digest, "ok": True, "error": "", "load_ms": 0, "shared": False})
+            self._tell(
+                Kind.LOADED, {"digest": digest, "ok": True, "error": "", "load_ms": 0, "bytes": 0, "shared": False}
+            )
 
     def _report_loads(self) -> None:
         with self._talking:
@@ -162,6 +164,7 @@ class Host:
                     load.error = "unloaded while it was being opened"
                 answer = {
                     "digest": load.digest, "ok": not load.error, "error": load.error, "load_ms": load.load_ms,
+                    "bytes": load.size_bytes,
                     "shared": load.model is not None and load.model.shared,
                 }  # fmt: skip
                 for _ in range(load.frames):

@@ -11,13 +11,15 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wisp.errors import ChildLost, ModelLoading, WispError
 from wisp.names import Digest
 from wisp.scheduling.children import Child
+from wisp.scheduling.residents import Resident, Residents
 from wisp.scheduling.rooms import Room
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
@@ -33,6 +35,9 @@ TENSOR_BYTES = 64 * 1024 * 1024
 LOAD_WAIT_S = 5.0
 """How long a request waits for its model before it is told `model_loading`."""
 READY_S = 30.0
+MAX_WAITING = 64
+"""Requests that wait for one model to be loaded; beyond it they are told so at once."""
+MODEL_BYTES = 1 << 30
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 
 
@@ -68,6 +73,7 @@ class InferenceHost:
         batch_delay_s: float = 0.0,
         open_model: OpenModel,
         room: Room,
+        memory_bytes: int = MODEL_BYTES,
         on_lost: Callable[[], None],
         walls: WallWatch | None = None,
     ) -> None:
@@ -82,7 +88,12 @@ class InferenceHost:
         self._ready = asyncio.Event()
         self._stopping = False
         self._loaded: set[Digest] = set()
+        self._residents = Residents(memory_bytes)
+        self._opening: dict[Digest, tuple[Resident, ...]] = {}
+        self._freed = asyncio.Event()
+        """Some memory for models may have come free."""
         self._loading: dict[Digest, asyncio.Future[str]] = {}
+        self._waiting: Counter[Digest] = Counter()
         self._sending: set[asyncio.Task[None]] = set()
         self._bound: set[int] = set()
         self._delay_s = FIRST_DELAY_S
@@ -127,9 +138,15 @@ class InferenceHost:
             answer = json.loads(frame.payload)
             digest = Digest(answer["digest"])
             self._room.hide(self._shown.pop(digest, ""))
+            self._residents.give_back(self._opening.pop(digest, ()))
+            self._freed.set()
             if answer["ok"]:
                 self._loaded.add(digest)
+                if answer["bytes"]:
+                    self._residents.put(digest, int(answer["bytes"]), int(answer["load_ms"]))
+                self._unload(self._residents.evict_for(0, keep=(digest,)) or ())
             else:
+                self._residents.drop(digest)
                 log.error("model %s does not load: %s", digest, answer["error"])
             waiting = self._loading.pop(digest, None)
             if waiting is not None and not waiting.done():
@@ -138,6 +155,8 @@ class InferenceHost:
     def _note_end(self, reason: str) -> None:
         self._ready.clear()
         self._loaded.clear()
+        self._residents.clear()
+        self._opening.clear()
         for name in self._shown.values():
             self._room.hide(name)
         self._shown.clear()
@@ -158,18 +177,52 @@ class InferenceHost:
     def has(self, digests: tuple[Digest, ...]) -> bool:
         return self._loaded.issuperset(digests)
 
+    @contextlib.contextmanager
+    def lease(self, digests: tuple[Digest, ...]) -> Iterator[None]:
+        """Those of them that are loaded stay so. A host that dies meanwhile forgets its leases with its models."""
+        leased = self._residents.lease(digests)
+        try:
+            yield
+        finally:
+            self._residents.give_back(leased)
+            self._freed.set()
+
+    def drop(self, digest: Digest) -> None:
+        """No version uses it here any more. One in use stays, until it has to make room."""
+        if digest in self._loaded and not self._residents.is_leased(digest):
+            self._residents.drop(digest)
+            self._unload((digest,))
+
+    def _unload(self, digests: tuple[Digest, ...]) -> None:
+        self._loaded.difference_update(digests)
+        with contextlib.suppress(ChildLost):  # its successor starts with nothing loaded
+            for digest in digests:
+                self._send(Kind.UNLOAD, digest.encode())
+
     async def ensure(self, digests: tuple[Digest, ...]) -> None:
-        """Returns when these models are loaded; single-flight per model. Raises `ModelLoading`."""
+        """Returns when these models are loaded; single-flight per model, and few may wait for one. Raises
+        `ModelLoading`."""
         try:
             async with asyncio.timeout(LOAD_WAIT_S):
                 for digest in digests:
                     if digest not in self._loaded:
-                        await self._ready.wait()
-                        reason = await asyncio.shield(self._load(digest))
-                        if reason:
-                            raise ModelLoading("a model that this function uses does not load; its operator was told")
+                        await self._wait_for(digest)
         except (TimeoutError, ChildLost) as error:
             raise ModelLoading("a model that this function uses is still being loaded; try again") from error
+
+    async def _wait_for(self, digest: Digest) -> None:
+        if self._waiting[digest] >= MAX_WAITING:
+            raise ModelLoading("many requests wait for a model that is still being loaded; try again")
+        self._waiting[digest] += 1
+        try:
+            await self._ready.wait()
+            reason = await asyncio.shield(self._load(digest))
+        finally:
+            self._waiting[digest] -= 1
+            if not self._waiting[digest]:
+                del self._waiting[digest]
+        if reason:
+            raise ModelLoading("a model that this function uses does not load; its operator was told")
 
     def _load(self, digest: Digest) -> asyncio.Future[str]:
         """Resolves to the reason why it does not load, or to nothing. The load belongs to none of those who wait for
@@ -188,15 +241,32 @@ class InferenceHost:
             opened = await self._open_model(digest, self._room)
             self._shown[digest] = opened.prepared
             try:
+                await self._make_room(digest, os.fstat(opened.fd).st_size)
                 self._send(Kind.LOAD, opened.frame(digest), (opened.fd,))
             finally:
                 os.close(opened.fd)
         except WispError as error:
+            self._residents.give_back(self._opening.pop(digest, ()))
+            self._residents.drop(digest)
             if self._loading.get(digest) is waiting:
                 del self._loading[digest]
             if not waiting.done():
                 waiting.set_exception(error)
                 waiting.exception()  # there may be nobody left to ask
+
+    async def _make_room(self, digest: Digest, size_bytes: int) -> None:
+        """For a model that is going to be opened: as large as its file, until the host knows better. Waits while all
+        others are in use. Raises `ModelLoading`."""
+        try:
+            async with asyncio.timeout(LOAD_WAIT_S):
+                while (leaving := self._residents.evict_for(size_bytes)) is None:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError as error:
+            raise ModelLoading("the models in use fill this node's memory for models; try again") from error
+        self._unload(leaving)
+        self._residents.put(digest, size_bytes)
+        self._opening[digest] = self._residents.lease((digest,))
 
     def _send(self, kind: int, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         if self._child is None:

@@ -88,7 +88,8 @@ class Sandboxes:
                 queued_ns += time.monotonic_ns()
             if self.host.has(job.models):
                 break
-            self.release(sandbox)  # the host died while this request was queued: wait for the next, not in a sandbox
+            # The host died, or a model made room, while this request was queued: it waits again, but in no sandbox.
+            self.release(sandbox)
         number = next(self._numbers)
         try:
             running = sandbox.start(job, number)
@@ -98,7 +99,8 @@ class Sandboxes:
             sandbox.kill("a request could not be given to it whole")
             raise
         try:
-            return await asyncio.shield(running), queued_ns
+            with self.host.lease(job.models):
+                return await asyncio.shield(running), queued_ns
         except asyncio.CancelledError:
             if job.abandoned is not None:
                 running.add_done_callback(partial(_bill, job.abandoned))

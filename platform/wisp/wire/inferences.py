@@ -15,7 +15,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
                        GRANT   JSON {slot, invocation, model: `BoundModel`}: one model more for that invocation alone
                        CLOSE   `CLOSE`: slot, invocation; cancels what the slot still infers
     host → router      READY   JSON {walls}
-                       LOADED  JSON {digest, ok, error, load_ms, shared: are its weights mapped}
+                       LOADED  JSON {digest, ok, error, load_ms, bytes: that it takes, shared: are its weights mapped}
     sandbox → host     COMPUTE `COMPUTE_HEAD`, then that many packed tensors (`wire.tensors`)
     host → sandbox     DONE    `DONE_HEAD`, then that many packed tensors
 """
