@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,9 +27,18 @@ NAMES = ("one", "two", "three", "four")
 
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[Node]:
-    """A node whose memory for models holds two of four."""
+    """A node whose memory for models holds two of four, and which trusts its tenants' models."""
+    policies = tmp_path / "policies"
+    shutil.copytree(REPOSITORY / "policies", policies)
+    standard = policies / "class-standard.yaml"
+    standard.write_text(standard.read_text().replace("trusted_models: false", "trusted_models: true"))
     settings = Settings.load(
-        {"data_dir": str(tmp_path / "data"), "workers": "2", "model_memory": str(MODEL_BYTES * 5 // 2)},
+        {
+            "data_dir": str(tmp_path / "data"),
+            "policies": str(policies),
+            "workers": "2",
+            "model_memory": str(MODEL_BYTES * 5 // 2),
+        },
         environ={"WISP_OPERATOR_KEY": OPERATOR_KEY},
     )
     async with Node(settings) as node:
@@ -68,6 +78,7 @@ async def test_models_are_loaded_evicted_and_unloaded_under_traffic_without_an_e
     await asyncio.gather(*(caller(number) for number in range(6)))
     digests = [model.digest for model in await small.registry.models.list(acme.name)]
     assert not small.host.has(tuple(digests))
+    assert len(small.own_hosts) == 0
     assert small.host.restarts == 0
 
 
@@ -75,9 +86,10 @@ async def test_a_model_that_no_version_uses_any_more_is_closed(node: Node, acme:
     await deploy(acme, tmp_path, "one", 1)
     await ask(acme, "one")
     model = await node.registry.models.get(acme.name, parse_model("one"))
-    assert node.host.has((model.digest,))
+    assert node.own_hosts.has(acme.name, (model.digest,))
+    assert not node.host.has((model.digest,))
     await acme.deploy("one", handler("(i64.const 0)"))
     await acme.call("one")
     async with asyncio.timeout(30):
-        while node.host.has((model.digest,)):
+        while node.own_hosts.has(acme.name, (model.digest,)):
             await asyncio.sleep(0.01)

@@ -123,7 +123,7 @@ async def test_killed_children_cost_only_what_was_in_them(tmp_path: Path) -> Non
         assert not shapes(strangers)
         assert sum(reply.error == "child_lost" for reply in wrong) <= 2
         assert sum(lost_inference(reply) for reply in wrong) <= 2
-        await settled(lambda: len(served.child("sandbox.main")) == 2 and len(served.child("inference.host")) == 1)
+        await settled(lambda: len(served.child("sandbox.main")) == 2 and len(served.child("inference.host")) == 2)
         assert not shapes(await load(served, 200, mix.ask))
         assert served.stop() == 0
 

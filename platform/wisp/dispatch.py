@@ -50,6 +50,7 @@ from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.slots import Job, Lost
+from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.suspensions import Suspensions
 from wisp.tenantlog import Stream, TenantLog
 from wisp.wire.exchange import Headers, MalformedExchange, Response, decode_response, encode_request_head
@@ -157,6 +158,7 @@ class Dispatcher:
         snapshot: Snapshot,
         sandboxes: Sandboxes,
         host: InferenceHost,
+        own_hosts: TenantHosts,
         code: CodeStore,
         bundles: BundleStore,
         hostfiles: HostStore,
@@ -179,6 +181,7 @@ class Dispatcher:
         self._snapshot = snapshot
         self._sandboxes = sandboxes
         self._host = host
+        self._own_hosts = own_hosts
         self._code = code
         self._bundles = bundles
         self._hostfiles = hostfiles
@@ -196,9 +199,11 @@ class Dispatcher:
         self._sandboxes.forget(plan.link)
         if plan.binding is not None:
             self._host.unbind(plan.link.handle)
-        for model in plan.models:
+            self._own_hosts.unbind(plan.entry.tenant.name, plan.link.handle)
+        for model in (*plan.models, *plan.own_models):
             if not self.plans.use(model):
                 self._host.drop(model)
+                self._own_hosts.drop(plan.entry.tenant.name, model)
 
     async def resolve(
         self,
@@ -309,6 +314,8 @@ class Dispatcher:
                 link=plan.link,
                 binding=plan.binding,
                 models=plan.models,
+                own_models=plan.own_models,
+                needs_own=plan.needs_own,
                 code=code,
                 head=head,
                 body=inline,
@@ -326,7 +333,9 @@ class Dispatcher:
                 ),
                 bundle=bundle,
                 hosts=hosts,
-                inline=self._inline.serve(target.tenant, len(plan.models)) if plan.grants.inline_models else None,
+                inline=self._inline.serve(target.tenant, len(plan.link.models), own=not plan.trusted)
+                if plan.grants.inline_models
+                else None,
                 abandoned=partial(self._note_abandoned, target, body.size_bytes),
             )
             try:

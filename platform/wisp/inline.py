@@ -23,6 +23,7 @@ from wisp.policy.ceilings import Ceilings
 from wisp.policy.schema import ModelCeiling
 from wisp.scheduling.admissions import Admissions
 from wisp.scheduling.hosts import InferenceHost, OpenedModel
+from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.wire.admissions import ModelFacts
 from wisp.wire.inferences import BoundModel
 from wisp.wire.invocations import ModelLink, encode_model
@@ -55,6 +56,7 @@ class InlineModels:
 
     def __init__(self, admissions: Admissions, ceilings: Callable[[], Ceilings]) -> None:
         self.host: InferenceHost
+        self.own_hosts: TenantHosts
         self._admissions = admissions
         self._ceilings = ceilings
         self._held: OrderedDict[Digest, InlineModel] = OrderedDict()
@@ -67,16 +69,16 @@ class InlineModels:
     def limits(self) -> ModelCeiling:
         return self._ceilings().ceiling.models
 
-    def serve(self, tenant: TenantName, models: int) -> InlineRequests:
-        """For one invocation, whose binding has that many models already."""
-        return InlineRequests(self, tenant, models)
+    def serve(self, tenant: TenantName, models: int, *, own: bool) -> InlineRequests:
+        """For one invocation, whose binding has that many models already; `own`: in the tenant's inference host."""
+        return InlineRequests(self, tenant, models, own=own)
 
     def open(self, scoped: Digest) -> OpenedModel | None:
         """What the inference host needs; None for a digest that is no tenant's inline model, or that was let go."""
         held = self._held.get(scoped)
         return None if held is None else OpenedModel(fd=os.dup(held.fd))
 
-    async def ready(self, scoped: Digest, data: bytes) -> InlineModel:
+    async def ready(self, scoped: Digest, data: bytes, tenant: TenantName, *, own: bool) -> InlineModel:
         """Admitted and open in the host. Raises `InvalidModel`, `Unavailable`; `Busy` where the tenant has too many
         under way. Cancelling it leaves the work to go on."""
         self._forget_former_policies()
@@ -90,7 +92,7 @@ class InlineModels:
         if held is None:
             raise Busy("it could not be kept; try again")
         self._held.move_to_end(scoped)
-        await self.host.ensure((scoped,))
+        await (self.own_hosts.ensure(tenant, (scoped,)) if own else self.host.ensure((scoped,)))
         return held
 
     def _forget_former_policies(self) -> None:
@@ -151,8 +153,9 @@ class Busy(Unavailable):
 class InlineRequests:
     """Those of one invocation. A model that it brings twice has one number."""
 
-    def __init__(self, models: InlineModels, tenant: TenantName, number: int) -> None:
+    def __init__(self, models: InlineModels, tenant: TenantName, number: int, *, own: bool) -> None:
         self._models = models
+        self._own = own
         self._tenant = tenant
         self._next = number
         self._numbers: dict[Digest, int] = {}
@@ -169,7 +172,7 @@ class InlineRequests:
             return _failed(Status.EXHAUSTED, f"a request brings {MAX_PER_INVOCATION} models at most")
         try:
             async with asyncio.timeout((deadline_ns - time.monotonic_ns()) / 1e9):
-                model = await self._models.ready(scoped, data)
+                model = await self._models.ready(scoped, data, self._tenant, own=self._own)
         except TimeoutError:
             return _failed(Status.DEADLINE, "")
         except InvalidModel as error:
@@ -191,6 +194,7 @@ class InlineRequests:
             max_time_ns=limits.max_time,
             inputs=model.facts.inputs,
             outputs=model.facts.outputs,
+            own=self._own,
         )
         return Inbound(status=Status.OK, content=encode_model(known, link)), bound
 

@@ -51,10 +51,11 @@ from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.children import make_empty_directory
 from wisp.scheduling.codecache import CodeCache, load_key
 from wisp.scheduling.compilers import Compilers
-from wisp.scheduling.hosts import InferenceHost, OpenedModel
+from wisp.scheduling.hosts import Bounds, InferenceHost, OpenedModel
 from wisp.scheduling.modelcache import ModelCache
 from wisp.scheduling.rooms import Room, Rooms
 from wisp.scheduling.sandboxes import Sandboxes
+from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
 from wisp.suspensions import Suspensions
@@ -64,6 +65,8 @@ from wisp.wire.exchange import MAX_HEADER_BYTES
 log = logging.getLogger(__name__)
 
 SECRETS_KEY_FILE = "secrets.key"
+OWN_HOST = Bounds(data_bytes=2 << 30, arena_bytes=512 << 20, patience_s=1.0)
+"""Of each tenant's inference host."""
 GARBAGE_EVERY_S = 600.0
 CANCEL_AGAIN_S = 0.2
 ENVELOPE_BYTES = 64 * 1024
@@ -96,6 +99,7 @@ class Node:
         self.bundles: BundleStore
         self.hostfiles = HostStore()
         self.host: InferenceHost
+        self.own_hosts: TenantHosts
         self.sandboxes: Sandboxes
         self.deployer: Deployer
         self.dispatcher: Dispatcher
@@ -193,6 +197,7 @@ class Node:
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
             host=self.host,
+            own_hosts=self.own_hosts,
             code=self.code,
             bundles=self.bundles,
             hostfiles=self.hostfiles,
@@ -216,6 +221,7 @@ class Node:
             bundles=self.bundles,
             hostfiles=self.hostfiles,
             host=self.host,
+            own_hosts=self.own_hosts,
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
         )
@@ -277,26 +283,43 @@ class Node:
     ) -> None:
         limits = self.ceilings.ceiling.limits
         self.book.fit(limits.response_body + limits.logs)
+        rooms = Rooms(self.data_dir / "models" / "rooms")
         self.host = InferenceHost(
             empty_directory=empty_directory,
             threads=self.settings.workers,
             batch_delay_s=self.settings.batch_delay_s,
             open_model=self._open_model,
             memory_bytes=self.settings.model_memory_bytes or usable_memory_bytes() // 2,
-            room=Rooms(self.data_dir / "models" / "rooms").make(),
-            on_lost=lambda: self.sandboxes.detach_all(),
+            room=rooms.make(),
+            on_lost=lambda host: self.sandboxes.detach(host),
             walls=self.walls,
+        )
+        self.own_hosts = TenantHosts(
+            lambda: InferenceHost(
+                empty_directory=empty_directory,
+                threads=self.settings.workers,
+                batch_delay_s=self.settings.batch_delay_s,
+                open_model=self._open_model,
+                memory_bytes=OWN_HOST.data_bytes // 2,
+                room=rooms.make(),
+                on_lost=lambda host: self.sandboxes.detach(host),
+                walls=self.walls,
+                bounds=OWN_HOST,
+            ),
+            most=self.settings.tenant_hosts,
         )
         self.sandboxes = Sandboxes(
             count=self.settings.workers,
             empty_directory=empty_directory,
             answer_bytes=limits.response_body + limits.logs + ENVELOPE_BYTES,
             host=self.host,
+            own_hosts=self.own_hosts,
             on_fingerprint=cache.set_fingerprint,
             walls=self.walls,
         )
-        self.inline.host = self.host
+        self.inline.host, self.inline.own_hosts = self.host, self.own_hosts
         self._stack.push_async_callback(self.host.stop)
+        self._stack.push_async_callback(self.own_hosts.stop)
         self._stack.push_async_callback(self.inline.close)
         self._stack.push_async_callback(self.sandboxes.stop)
         await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
@@ -310,7 +333,7 @@ class Node:
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
         running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
-        running.append(self._collect_garbage())
+        running += [self.own_hosts.run(), self._collect_garbage()]
         running += [] if embedded is None else [embedded.run()]
         tasks = [asyncio.create_task(coroutine) for coroutine in running]
         for task in tasks:

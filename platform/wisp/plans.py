@@ -53,10 +53,18 @@ class Plan:
     link: FunctionLink
     binding: Binding | None
     models: tuple[Digest, ...]
+    own_models: tuple[Digest, ...]
+    """In the tenant's own inference host; `models` in the shared one."""
+    trusted: bool
     bundle: Bundle | None
     hosts: tuple[HostMount, ...]
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether a guest may need the tenant's own inference host."""
+        return bool(self.own_models) or (self.grants.inline_models and not self.trusted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +90,10 @@ def make_links(
     pins: tuple[ModelPin, ...],
     secrets: tuple[tuple[str, str], ...] = (),
     weight: int = 1,
+    trusted: bool = False,
 ) -> tuple[FunctionLink, Binding | None]:
-    """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their values."""
+    """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their
+    values. `trusted`: the tenant's own models run beside the operator's."""
     handle = next(_handles)
     by_name = {pin.name: pin for pin in pins}
     granted = [(grant, by_name[grant.name]) for grant in grants.models if grant.name in by_name]
@@ -105,6 +115,7 @@ def make_links(
                 max_time_ns=grant.max_time_ns,
                 inputs=pin.inputs,
                 outputs=pin.outputs,
+                own=not (pin.shared or trusted),
             )
             for grant, pin in granted
         ),
@@ -201,7 +212,7 @@ class Plans:
     def use(self, model: Digest) -> bool:
         """Whether a plan that requests may come by needs it."""
         routes = (*self._routes.values(), *self._prepared.values())
-        return any(model in plan.models for route in routes for plan in route.plans)
+        return any(model in (*plan.models, *plan.own_models) for route in routes for plan in route.plans)
 
     def begin(self, plan: Plan) -> None:
         """A request is going to run under it: it is not retired before the matching `end`."""
@@ -271,6 +282,7 @@ class Plans:
             version.models,
             secrets,
             weight=tenant_class.weight,
+            trusted=tenant_class.trusted_models,
         )
         return Plan(
             entry=entry,
@@ -283,7 +295,9 @@ class Plans:
             version=version.number,
             link=link,
             binding=binding,
-            models=() if binding is None else tuple(Digest(model.digest) for model in binding.models),
+            models=_digests(link, binding, own=False),
+            own_models=_digests(link, binding, own=True),
+            trusted=tenant_class.trusted_models,
             bundle=bundle_of(version.bundle, grants),
             hosts=host_mounts_of(grants, ceilings.ceiling),
             guarded=_guarded(entry, version),
@@ -293,6 +307,11 @@ class Plans:
 def _guarded(entry: Entry, version: Version) -> bool:
     traffic = entry.traffic
     return traffic is not None and traffic.guard is not None and version.number != entry.function.active
+
+
+def _digests(link: FunctionLink, binding: Binding | None, *, own: bool) -> tuple[Digest, ...]:
+    bound = () if binding is None else binding.models
+    return tuple(Digest(one.digest) for model, one in zip(link.models, bound, strict=True) if model.own is own)
 
 
 def _of(entry: Entry, names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:

@@ -24,6 +24,7 @@ from wisp.registry.records import Entry
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.slots import Job
+from wisp.scheduling.tenanthosts import TenantHosts
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Prewarmer:
         bundles: BundleStore,
         hostfiles: HostStore,
         host: InferenceHost,
+        own_hosts: TenantHosts,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         switch_s: float = SWITCH_S,
@@ -55,6 +57,7 @@ class Prewarmer:
         self._bundles = bundles
         self._hostfiles = hostfiles
         self._host = host
+        self._own_hosts = own_hosts
         self._sandboxes = sandboxes
         self._ceilings = ceilings
         self._switch_s = switch_s
@@ -93,6 +96,9 @@ class Prewarmer:
             async with asyncio.TaskGroup() as group:  # the slowest of them decides, not their sum
                 group.create_task(self._host.ensure(tuple({model for plan in plans for model in plan.models})))
                 linking = [group.create_task(self._link_of(plan)) for plan in plans]
+                if self._own_hosts.get(entry.tenant.name) is not None:  # none is started ahead of a request
+                    own = tuple({model for plan in plans for model in plan.own_models})
+                    group.create_task(self._own_hosts.ensure(entry.tenant.name, own))
             for link in linking:
                 self._sandboxes.bring(link.result())
         except* (WispError, OSError) as failed:  # a full disk, too, is no reason to serve no more

@@ -254,6 +254,13 @@ SETTINGS: tuple[Setting, ...] = (
         unit="_bytes",
     ),
     Setting(
+        name="tenant_hosts",
+        parse=_count,
+        default="16",
+        metavar="N",
+        help="inference processes for tenants whose class does not trust their models, at most; idle ones are ended",
+    ),
+    Setting(
         name="batch_delay",
         parse=_batch_delay,
         default="0ms",
@@ -306,6 +313,7 @@ class Settings:
     body_budget_bytes: int
     body_timeout_s: float
     model_memory_bytes: int | None
+    tenant_hosts: int
     batch_delay_s: float
     operator_key: str | None = field(repr=False)
     secrets_key: bytes | None = field(repr=False)

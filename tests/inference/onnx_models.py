@@ -170,3 +170,15 @@ def counting(trips: int) -> bytes:
     )
     data: bytes = made.SerializeToString()
     return data
+
+
+def huge_product() -> bytes:
+    """i64 shape[2] → f32 y[...]: a matrix of that shape times itself."""
+    made = model(
+        [node("Expand", ["one", "shape"], ["x"]), node("MatMul", ["x", "x"], ["y"])],
+        [value("shape", [2], TensorProto.INT64)],
+        [value("y", ["n", "m"])],
+        [helper.make_tensor("one", TensorProto.FLOAT, [1, 1], [1.0])],
+    )
+    data: bytes = made.SerializeToString()
+    return data

@@ -39,7 +39,8 @@ def note(text: str) -> None:
 
 
 class Desk:
-    """`threads` inferences run at a time; `delay_ns` is how long one that could share a batch waits for others.
+    """`threads` inferences run at a time; `delay_ns` is how long one that could share a batch waits for others;
+    `patience_ns` how long one may run on that nobody waits for, 0 for ever.
 
     `drain` handles what the router has sent so far; `alarm` makes the main thread call `expire`; `watch` tells it
     whether to call `read`.
@@ -50,6 +51,7 @@ class Desk:
         *,
         threads: int,
         delay_ns: int = 0,
+        patience_ns: int = 0,
         drain: Callable[[], None],
         alarm: Callable[[], None],
         watch: Callable[[bool], None],
@@ -57,6 +59,10 @@ class Desk:
         self.workers = threads + 1
         self.stopping = False
         self._delay_ns = delay_ns
+        self._patience_ns = patience_ns
+        self._flights: set[Flight] = set()
+        self.stuck = False
+        """Something runs on, longer than this host's patience, that was told to stop."""
         self._drain = drain
         self._alarm = alarm
         self._watch = watch
@@ -164,6 +170,9 @@ class Desk:
                             self._settle(job, status)
                         else:
                             self._wake_ns = min(self._wake_ns, expires_ns)
+                for left_ns in [flight.left_ns for flight in self._flights if flight.left_ns and self._patience_ns]:
+                    self.stuck |= now_ns >= left_ns + self._patience_ns
+                    self._wake_ns = min(self._wake_ns, left_ns + self._patience_ns)
         return None if self._wake_ns == NEVER_NS else max(0.0, (self._wake_ns - now_ns) / 1e9)
 
     def read(self) -> None:
@@ -208,6 +217,7 @@ class Desk:
                     slot.held = None
                 slot.uses -= 1
                 slot.release()
+            self._flights.discard(flight)
             self._queue.done(flight.jobs, spent_ns)
             self._busy -= 1
             following = self._take()
@@ -258,6 +268,7 @@ class Desk:
         if not jobs:
             return None
         flight = Flight(jobs=jobs)
+        self._flights.add(flight)
         self._start(flight, jobs)
         self._busy += 1
         self._set_watch()
@@ -303,6 +314,8 @@ class Desk:
             self._poke_if_more()  # its tenant may have been what kept another back
         else:
             job.flight.leave(job)
+            if job.flight.left_ns and self._patience_ns:
+                self._wake_by(job.flight.left_ns + self._patience_ns)
         if status is not None:
             job.slot.settle(job, status, [], spent_ns)
 

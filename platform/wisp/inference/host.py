@@ -1,6 +1,7 @@
 """The inference host process: `python -I -m wisp.inference.host <confinement>`.
 
-Options: `threads` that infer (2), `delay_ns` that an inference waits for others to share a batch (0), `arena_bytes`
+Options: `threads` that infer (2), `delay_ns` that an inference waits for others to share a batch (0), `patience_ns`
+that one may run on which nobody waits for before the process ends with it (0: for ever), `arena_bytes`
 that all running inferences share, `folding_bytes` for one constant computed while a model is opened, `models_fd`: a
 directory in which prepared models appear. Ends with its channel, or with its parent.
 """
@@ -44,6 +45,7 @@ def main() -> int:
         threads=options.get("threads", THREADS),
         statm=statm,
         delay_ns=options.get("delay_ns", 0),
+        patience_ns=options.get("patience_ns", 0),
     )
     if not host.serve(report):
         # A thread is inside a native call that nothing can end, and the interpreter would not survive it.

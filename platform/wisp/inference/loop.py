@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from wisp.errors import InvalidFrame
-from wisp.inference.desk import Desk
+from wisp.inference.desk import Desk, note
 from wisp.inference.loader import Load, Loader
 from wisp.inference.sessions import Sessions
 from wisp.inference.slots import Slot
@@ -32,7 +32,9 @@ class Host:
     """Serves `control` until its end of file. `_talking` guards the conversation with the router: a worker that meets
     an invocation it does not know reads on in its place."""
 
-    def __init__(self, control: Channel, sessions: Sessions, *, threads: int, statm: int, delay_ns: int = 0) -> None:
+    def __init__(
+        self, control: Channel, sessions: Sessions, *, threads: int, statm: int, delay_ns: int = 0, patience_ns: int = 0
+    ) -> None:
         control.sock.setblocking(False)
         self._control = control
         self._outbox: list[tuple[Kind, bytes]] = []
@@ -48,6 +50,7 @@ class Host:
         self._desk = Desk(
             threads=threads,
             delay_ns=delay_ns,
+            patience_ns=patience_ns,
             drain=self._drain_control,
             alarm=lambda: os.eventfd_write(self._alarm, 1),
             watch=self._watch,
@@ -58,9 +61,12 @@ class Host:
         """Runs to the end; whether every thread ended with it."""
         with self._talking:
             self._tell(Kind.READY, {"walls": encode_report(walls)})
-        while self._serving:
+        while self._serving and not self._desk.stuck:
             for key, _ in self._selector.select(self._desk.expire()):
                 key.data()
+        if self._desk.stuck:
+            note("an inference runs on past its end and cannot be stopped; this process ends with it")
+            return False
         self._desk.stop()
         loaded = self._loader.stop(STOP_GRACE_S)
         return self._workers.join(STOP_GRACE_S) and loaded

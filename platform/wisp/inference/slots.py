@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -86,6 +87,8 @@ class Flight:
 
     jobs: list[Job]
     solo: Job | None = None
+    left_ns: int = 0
+    """Since when nobody waits for it, on CLOCK_MONOTONIC."""
     # A terminated RunOptions stays terminated: one for each run.
     options: onnxruntime.RunOptions = field(default_factory=onnxruntime.RunOptions)
 
@@ -98,9 +101,10 @@ class Flight:
         """Nobody waits for this one any more; what nobody at all waits for is stopped."""
         if self.solo is job or (self.solo is None and all(one.claimed for one in self.jobs)):
             self.options.terminate = True
+            self.left_ns = time.monotonic_ns()
 
     def alone(self, job: Job) -> None:
-        self.solo = job
+        self.solo, self.left_ns = job, 0
         self.options = onnxruntime.RunOptions()
 
 

@@ -39,8 +39,9 @@ class Context:
 class Graphs:
     """`count`, `time_ns` and `tensor_bytes` are what the receipt says of inference."""
 
-    def __init__(self, line: HostLine | None) -> None:
-        self.line = line
+    def __init__(self, line: HostLine | None, own_line: HostLine | None = None) -> None:
+        """To the shared inference host, and to the tenant's own."""
+        self._lines = (line, own_line)
         self.graphs: dict[int, Graph] = {}
         self.contexts: dict[int, Context] = {}
         self.count = 0
@@ -48,8 +49,13 @@ class Graphs:
         self.tensor_bytes = 0
         self._next_graph = 0
         self._next_context = 0
-        self._input_bytes = 0
+        self._input_bytes = [0, 0]
+        """By line."""
         self._output_bytes = 0
+
+    def line_of(self, graph: Graph) -> HostLine | None:
+        """Where its model is; None if there is no such host at present."""
+        return self._lines[graph.model.own]
 
     def add_graph(self, number: int, model: ModelLink) -> int | None:
         """The handle, or None when there are too many."""
@@ -74,20 +80,21 @@ class Graphs:
             return False
         self._output_bytes -= sum(map(len, context.outputs or ()))
         if not self.contexts:
-            self._input_bytes = 0
+            self._input_bytes = [0, 0]
         return True
 
     def reserve_input(self, context: Context, index: int, length: int) -> int | None:
         """An offset in the segment for this input, or None when the inputs' half of it is full."""
-        if self.line is None:
+        line = self.line_of(context.graph)
+        if line is None:
             return None
         if index in context.inputs and context.capacities[index] >= length:
             return context.inputs[index].offset
         room = max(-(-length // ALIGNMENT), 1) * ALIGNMENT
-        offset = self._input_bytes
-        if offset + room > self.line.input_room:
+        offset = self._input_bytes[context.graph.model.own]
+        if offset + room > line.input_room:
             return None
-        self._input_bytes = offset + room
+        self._input_bytes[context.graph.model.own] = offset + room
         context.capacities[index] = room
         return offset
 

@@ -50,10 +50,11 @@ class GuestRunner:
         files: FileTree | None = None,
         request_id: bytes = b"",
         outbound: OutboundLine | None = None,
+        own_line: HostLine | None = None,
     ) -> tuple[Ending, int]:
         """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates the module and
         looks at its exports, initialises a handler, but runs no program and handles nothing."""
-        graphs = Graphs(line)
+        graphs = Graphs(line, own_line)
         call = Invocation(
             number=number,
             link=function,

@@ -46,6 +46,7 @@ class Sandbox:
         self.runner = GuestRunner()
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.line: HostLine | None = None
+        self.own_line: HostLine | None = None
 
     def serve(self) -> None:
         """Until the router closes its end."""
@@ -98,10 +99,16 @@ class Sandbox:
         self.modules.link(function, MappedBundle(fds.pop()) if fds else None, hosts)
 
     def attach(self, frame: Frame) -> None:
-        if self.line is not None:
-            self.line.close()
+        own = json.loads(frame.payload).get("own", False)
+        former = self.own_line if own else self.line
+        if former is not None:
+            former.close()
         socket_fd, segment_fd = frame.fds
-        self.line = HostLine(Channel.from_fd(socket_fd), Segment(segment_fd))
+        line = HostLine(Channel.from_fd(socket_fd), Segment(segment_fd))
+        if own:
+            self.own_line = line
+        else:
+            self.line = line
 
     def invoke(self, frame: Frame) -> None:
         number, handle, head_bytes, body_bytes, deadline_ns = INVOKE_HEAD.unpack_from(frame.payload)
@@ -146,6 +153,7 @@ class Sandbox:
             head=head,
             body=body,
             line=self.line,
+            own_line=self.own_line,
             answer=self.answer.view,
             probe=probe,
             files=self.modules.files(function.handle),
@@ -170,8 +178,9 @@ class Sandbox:
         self.channel.send(Kind.FAILED, FAILED_HEAD.pack(number) + reason.encode()[:MAX_DETAIL_BYTES])
 
     def close(self) -> None:
-        if self.line is not None:
-            self.line.close()
+        for line in (self.line, self.own_line):
+            if line is not None:
+                line.close()
         self.modules.close()
         self.runner.close()
 

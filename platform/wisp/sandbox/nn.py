@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from wisp.sandbox import memory
 from wisp.sandbox.graphs import Context, Graphs
-from wisp.sandbox.hostline import HostLost
+from wisp.sandbox.hostline import HostLine, HostLost
 from wisp.sandbox.invocation import STOP, Invocation, Stop
 from wisp.wire.inferences import Status
 from wisp.wire.invocations import Kind, decode_model
@@ -164,10 +164,11 @@ def set_input(call: Invocation, context_handle: int, index: int, record: int) ->
     if dtype is None:
         return Errno.INVALID_ARGUMENT
     source = memory.view(call.arena, data_pointer, length)
+    line = graphs.line_of(context.graph)
     offset = graphs.reserve_input(context, index, length)
-    if offset is None or graphs.line is None:
-        return Errno.RUNTIME_ERROR if graphs.line is None else Errno.TOO_LARGE
-    graphs.line.segment.view[offset : offset + length] = source
+    if offset is None or line is None:
+        return Errno.RUNTIME_ERROR if line is None else Errno.TOO_LARGE
+    line.segment.view[offset : offset + length] = source
     context.inputs[index] = TensorRef(index=index, dtype=dtype, dims=dims, offset=offset, length=length)
     graphs.tensor_bytes += length
     return Errno.SUCCESS
@@ -178,10 +179,11 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
     context = graphs.contexts.get(context_handle)
     if context is None or context.graph.unloaded:
         return Errno.INVALID_ARGUMENT
-    if graphs.line is None or len(context.inputs) != len(context.graph.model.inputs):
+    line = graphs.line_of(context.graph)
+    if line is None or len(context.inputs) != len(context.graph.model.inputs):
         return Errno.RUNTIME_ERROR
     try:
-        status, outputs, spent_ns = graphs.line.infer(
+        status, outputs, spent_ns = line.infer(
             call.number, context.graph.number, list(context.inputs.values()), call.deadline_ns
         )
     except HostLost as error:
@@ -196,15 +198,14 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
         call.charge(spent_ns)
     if call.stopped is not None:
         return STOP
-    if status is Status.OK and not _keep(graphs, context, outputs):
+    if status is Status.OK and not _keep(graphs, context, line, outputs):
         return Errno.TOO_LARGE
     return OF_STATUS[status]
 
 
-def _keep(graphs: Graphs, context: Context, outputs: list[TensorRef]) -> bool:
-    assert graphs.line is not None
+def _keep(graphs: Graphs, context: Context, line: HostLine, outputs: list[TensorRef]) -> bool:
     graphs.tensor_bytes += sum(output.length for output in outputs)
-    return graphs.keep_outputs(context, graphs.line, outputs)
+    return graphs.keep_outputs(context, line, outputs)
 
 
 def get_output(call: Invocation, context_handle: int, index: int, buffer: int, room: int, written: int) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -38,6 +39,8 @@ READY_S = 30.0
 MAX_WAITING = 64
 """Requests that wait for one model to be loaded; beyond it they are told so at once."""
 MODEL_BYTES = 1 << 30
+STEADY_S = 10.0
+"""A host that lived as long is started again at once; one that keeps dying, after longer and longer waits."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 
 
@@ -58,6 +61,17 @@ class OpenedModel:
         ).encode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Of a host that runs what nobody vouches for. `data_bytes`: all its memory; `arena_bytes`: what all its running
+    inferences use together; `patience_s`: how long an inference that nobody waits for may go on before the process is
+    ended, because one kernel cannot be stopped."""
+
+    data_bytes: int
+    arena_bytes: int
+    patience_s: float
+
+
 OpenModel = Callable[[Digest, Room], Awaitable[OpenedModel]]
 """For the host whose room it is; the name shown there is hidden again once the host has opened the model."""
 
@@ -74,12 +88,18 @@ class InferenceHost:
         open_model: OpenModel,
         room: Room,
         memory_bytes: int = MODEL_BYTES,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[InferenceHost], None],
         walls: WallWatch | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
+        """`bounds`: for models that are not trusted."""
+        self._data_bytes = None if bounds is None else bounds.data_bytes
+        self._ready_s = 0.0
         self._empty_directory = empty_directory
         self._walls = WallWatch() if walls is None else walls
         self._options = {"threads": threads, "delay_ns": round(batch_delay_s * 1e9)}
+        if bounds is not None:
+            self._options |= {"arena_bytes": bounds.arena_bytes, "patience_ns": round(bounds.patience_s * 1e9)}
         self._open_model = open_model
         self._room = room
         self._shown: dict[Digest, str] = {}
@@ -109,19 +129,20 @@ class InferenceHost:
 
     async def start(self) -> None:
         """Raises `ChildLost` if it does not come up."""
-        self._spawn()
+        self.spawn()
         try:
             async with asyncio.timeout(READY_S):
                 await self._ready.wait()
         except TimeoutError as error:
             raise ChildLost("the inference host does not start") from error
 
-    def _spawn(self) -> None:
+    def spawn(self) -> None:
+        """`start` without the waiting: whoever needs a model waits for it."""
         if self._stopping:
             return
         self._child = Child(
             "wisp.inference.host",
-            limits=Limits(open_files=1024),
+            limits=Limits(open_files=1024, data_bytes=self._data_bytes),
             empty_directory=self._empty_directory,
             on_frame=self._take,
             on_end=self._note_end,
@@ -133,7 +154,7 @@ class InferenceHost:
         if frame.kind == Kind.READY:
             self._walls.note(ChildKind.INFERENCE, frame.payload)
             self._ready.set()
-            self._delay_s = FIRST_DELAY_S
+            self._ready_s = time.monotonic()
         elif frame.kind == Kind.LOADED:
             answer = json.loads(frame.payload)
             digest = Digest(answer["digest"])
@@ -168,10 +189,12 @@ class InferenceHost:
         self._loading.clear()
         if self._stopping:
             return
-        self._on_lost()
+        self._on_lost(self)
         self.restarts += 1
+        if time.monotonic() - self._ready_s > STEADY_S:
+            self._delay_s = FIRST_DELAY_S
         log.error("the inference host ended (%s); starting another in %.2f s", reason, self._delay_s)
-        asyncio.get_running_loop().call_later(self._delay_s, self._spawn)
+        asyncio.get_running_loop().call_later(self._delay_s, self.spawn)
         self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
 
     def has(self, digests: tuple[Digest, ...]) -> bool:
@@ -204,6 +227,7 @@ class InferenceHost:
         `ModelLoading`."""
         try:
             async with asyncio.timeout(LOAD_WAIT_S):
+                await self._ready.wait()
                 for digest in digests:
                     if digest not in self._loaded:
                         await self._wait_for(digest)
@@ -314,6 +338,7 @@ class InferenceHost:
 
     async def stop(self) -> None:
         self._stopping = True
+        self._on_lost(self)
         if self._child is not None:
             self._child.kill("the platform stops")
             await self._child.reaped()

@@ -20,7 +20,8 @@ class Measure:
     """Of one slot, through its successive processes and meters."""
 
     def __init__(self) -> None:
-        self.meter: Meter | None = None
+        self._meters: dict[bool, Meter] = {}
+        """By whether the line is to a tenant's own host."""
         self._clock = 0
         self._cpu_ns = 0
         self._began_ns = 0
@@ -32,18 +33,18 @@ class Measure:
         """Another process fills the slot."""
         self._clock = (~pid << 3) | CPUCLOCK_SCHED
 
-    def renew_meter(self) -> Meter:
-        """For a new line to the inference host."""
-        self.drop_meter()
-        self.meter = Meter.create()
-        return self.meter
+    def renew_meter(self, own: bool = False) -> Meter:
+        """For a new line to an inference host."""
+        self.drop_meter(own)
+        meter = self._meters[own] = Meter.create()
+        return meter
 
-    def drop_meter(self) -> None:
+    def drop_meter(self, own: bool = False) -> None:
         """The line is given up; what was counted on it stays counted."""
-        if self.meter is not None:
-            self._metered += self.meter.read(self._number)
-            self.meter.close()
-            self.meter = None
+        meter = self._meters.pop(own, None)
+        if meter is not None:
+            self._metered += meter.read(self._number)
+            meter.close()
 
     def begin(self, number: int) -> None:
         self._number, self._metered = number, NOTHING
@@ -56,14 +57,14 @@ class Measure:
         except OSError:  # reaped: nobody can tell any more
             return self._cpu_ns
 
-    def _sum(self, meter: Meter) -> Metered:
-        metered = meter.read(self._number)
-        return metered if self._metered is NOTHING else self._metered + metered
-
     def end(self, claimed: Receipt, link: FunctionLink) -> Receipt:
         """The receipt of the invocation that began last, from what its sandbox claims."""
         wall_ns = time.monotonic_ns() - self._began_ns
-        metered = self._metered if self.meter is None else self._sum(self.meter)
+        metered = self._metered
+        for meter in self._meters.values():
+            found = meter.read(self._number)
+            if found is not NOTHING:
+                metered = found if metered is NOTHING else metered + found
         nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
         charged = nn_fuel(nn_ns)
         return Receipt(  # anew: to copy it and change the copy would take twice as long

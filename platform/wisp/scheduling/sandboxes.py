@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from wisp.errors import ChildLost, QueueTimeout
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.queue import FairQueue, Waiter
 from wisp.scheduling.slots import Job, Lost, Sandbox
+from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Receipt
 
 READY_S = 30.0
+NO_LEASE = contextlib.nullcontext()
 
 
 def _bill(abandoned: Callable[[Receipt], None], running: asyncio.Future[Ending]) -> None:
@@ -38,6 +41,7 @@ class Sandboxes:
         empty_directory: Path,
         answer_bytes: int,
         host: InferenceHost,
+        own_hosts: TenantHosts,
         queue_per_tenant: int = 256,
         queue_total: int = 2048,
         on_fingerprint: Callable[[str], None],
@@ -47,6 +51,7 @@ class Sandboxes:
         self.empty_directory = empty_directory
         self.answer_bytes = answer_bytes
         self.host = host
+        self.own_hosts = own_hosts
         self.stopping = False
         self.kills = 0
         self.restarts = 0
@@ -79,14 +84,14 @@ class Sandboxes:
         """
         queued_ns = 0
         while True:
-            if not self.host.has(job.models):
-                await self.host.ensure(job.models)
+            if not self._has_models(job):
+                await self._ensure_models(job)
             sandbox = self._take_idle(job.link)
             if sandbox is None:
                 queued_ns -= time.monotonic_ns()
                 sandbox = await self._wait(job, queue_timeout_s)
                 queued_ns += time.monotonic_ns()
-            if self.host.has(job.models):
+            if self._has_models(job):
                 break
             # The host died, or a model made room, while this request was queued: it waits again, but in no sandbox.
             self.release(sandbox)
@@ -99,13 +104,31 @@ class Sandboxes:
             sandbox.kill("a request could not be given to it whole")
             raise
         try:
-            with self.host.lease(job.models):
+            with NO_LEASE if job.binding is None else self._lease(job):
                 return await asyncio.shield(running), queued_ns
         except asyncio.CancelledError:
             if job.abandoned is not None:
                 running.add_done_callback(partial(_bill, job.abandoned))
             sandbox.abandon(number)
             raise
+
+    def _has_models(self, job: Job) -> bool:
+        return self.host.has(job.models) and (not job.needs_own or self.own_hosts.has(job.tenant, job.own_models))
+
+    async def _ensure_models(self, job: Job) -> None:
+        if job.models:
+            await self.host.ensure(job.models)
+        if job.needs_own:
+            await self.own_hosts.ensure(job.tenant, job.own_models)
+
+    @contextlib.contextmanager
+    def _lease(self, job: Job) -> Iterator[None]:
+        with self.host.lease(job.models):
+            if not job.needs_own:
+                yield
+                return
+            with self.own_hosts.lease(job.tenant, job.own_models):
+                yield
 
     async def _wait(self, job: Job, timeout_s: float) -> Sandbox:
         waiter: Waiter[Sandbox] = Waiter()
@@ -162,9 +185,10 @@ class Sandboxes:
         for sandbox in self.slots:
             sandbox.forget(link)
 
-    def detach_all(self) -> None:
+    def detach(self, host: InferenceHost) -> None:
+        """That process is gone."""
         for sandbox in self.slots:
-            sandbox.detach()
+            sandbox.detach(host)
 
     async def stop(self) -> None:
         self.stopping = True

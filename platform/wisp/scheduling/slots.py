@@ -21,7 +21,8 @@ from wisp.names import Digest, TenantName
 from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.codecache import CodeSegment
-from wisp.scheduling.hosts import TENSOR_BYTES
+from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.lines import Line
 from wisp.scheduling.measures import Measure
 from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
@@ -29,7 +30,7 @@ from wisp.wire.inferences import Binding, BoundModel
 from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
-from wisp.wire.segments import Segment, clear, create_frozen
+from wisp.wire.segments import Segment, create_frozen
 from wisp.wire.walls import ChildKind
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Job:
     link: FunctionLink
     binding: Binding | None
     models: tuple[Digest, ...]
+    """In the shared host."""
     code: CodeSegment
     head: bytes
     body: bytes
@@ -86,6 +88,9 @@ class Job:
     """None: the guest brings no models."""
     abandoned: Callable[[Receipt], None] | None = None
     """Told what the guest used if its caller went away while it ran."""
+    own_models: tuple[Digest, ...] = ()
+    needs_own: bool = False
+    """Whether the tenant's own host must be there, with `own_models` loaded."""
 
 
 class Lost(ChildLost):
@@ -114,10 +119,11 @@ class Sandbox:
         self._child: Child | None = None
         self._modules: OrderedDict[str, dict[int, BundleSegment | None]] = OrderedDict()
         """Linked handles by module, each with the content of the host's directories that it was linked with."""
-        self._tensors: int | None = None
-        """The tensor segment that this sandbox and the inference host share; None until a guest infers."""
-        self._tensors_of: TenantName | None = None
         self._measure = Measure()
+        self._shared = Line(slot, self._measure, own=False)
+        self._own = Line(slot, self._measure, own=True)
+        self._brought = contextlib.ExitStack()
+        """Leases of the models that the guest brought."""
         self._running: asyncio.Future[Ending] | None = None
         self._job: Job | None = None
         self._number = 0
@@ -207,23 +213,17 @@ class Sandbox:
             os.close(own)
 
     def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
-        if self._tensors is None:
-            socket_fd, self._tensors = self._pool.host.attach(self.slot, self._measure.renew_meter().fd)
-            try:
-                child.send(Kind.ATTACH, b"{}", (socket_fd, self._tensors))
-            finally:
-                os.close(socket_fd)
-        elif self._tensors_of != job.tenant:
-            clear(self._tensors, TENSOR_BYTES)
-        self._tensors_of = job.tenant
-        self._pool.host.open(self.slot, number, binding, deadline_ns)
+        if job.models or (job.inline is not None and not job.needs_own):
+            self._shared.open(child, self._pool.host, job.tenant, binding, number, deadline_ns)
+        own = self._pool.own_hosts.get(job.tenant) if job.needs_own else None
+        if own is not None:
+            self._own.open(child, own, job.tenant, binding, number, deadline_ns)
 
-    def detach(self) -> None:
-        """The next guest that infers gets a new line: the host was replaced, or may still be writing to the old one."""
-        self._measure.drop_meter()
-        if self._tensors is not None:
-            os.close(self._tensors)
-            self._tensors = None
+    def detach(self, host: InferenceHost | None = None) -> None:
+        """From this host, or from all: the next guest that infers gets a new line."""
+        for line in (self._shared, self._own):
+            if host is None or line.host is host:
+                line.detach()
 
     def forget(self, link: FunctionLink) -> None:
         handles = self._modules.get(link.module)
@@ -285,10 +285,14 @@ class Sandbox:
             return Inbound(status=Status.UNREACHABLE)
         answer, model = await job.inline.load(data, self._deadline_ns)
         if model is not None:
+            host = self._own.host if job.needs_own else self._pool.host
             try:
-                self._pool.host.grant(self.slot, number, model)
+                if host is None:
+                    raise ChildLost("the inference host is gone; try again")
+                host.grant(self.slot, number, model)
             except ChildLost as error:
                 return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
+            self._brought.enter_context(host.lease((Digest(model.digest),)))
         return answer
 
     async def _inbound(self, fetched: Awaitable[Inbound], number: int, sequence: int) -> None:
@@ -328,14 +332,14 @@ class Sandbox:
 
     def _finish(self, result: Ending | ChildLost) -> None:
         self._stop_fetching()
-        future, job = self._running, self._job
+        future = self._running
         self._running = self._job = None
         if self._overrun is not None:
             self._overrun.cancel()
             self._overrun = None
-        if job is not None and job.binding is not None:
-            with contextlib.suppress(ChildLost):
-                self._pool.host.close(self.slot, self._number)
+        self._brought.close()
+        for line in (self._shared, self._own):
+            line.close(self._number)
         if future is not None and not future.done():
             if isinstance(result, ChildLost):
                 future.set_exception(result)

@@ -10,7 +10,8 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                                + 1 of the same kind where mounts show directories of the host: the content of all of
                                them, each path behind the number of its mount; sent again when it has changed
                        UNLINK  handle u32
-                       ATTACH  JSON {} + socket + tensor segment: the way to the inference host
+                       ATTACH  JSON {own} + socket + tensor segment: the way to the shared inference host, or to the
+                               host of the tenant whose guests come next; it replaces the former one
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
     sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls}
@@ -73,7 +74,7 @@ FAILED_HEAD = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLink:
-    """A model as one function may use it. `max_time_ns` bounds one inference."""
+    """A model as one function may use it. `max_time_ns` bounds one inference. `own`: it is in the tenant's own host."""
 
     name: str
     target: str
@@ -81,6 +82,7 @@ class ModelLink:
     max_time_ns: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
