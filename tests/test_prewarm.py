@@ -45,6 +45,7 @@ def prewarmer(node: Node, *, switch_s: float) -> Prewarmer:
         bundles=node.bundles,
         hostfiles=node.hostfiles,
         host=node.host,
+        own_hosts=node.own_hosts,
         sandboxes=node.sandboxes,
         ceilings=lambda: node.ceilings,
         switch_s=switch_s,

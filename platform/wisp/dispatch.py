@@ -33,7 +33,7 @@ from wisp.errors import (
 )
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
-from wisp.inline import InlineModels
+from wisp.inline import InlineModels, InlineRequests
 from wisp.ledger import Ledger
 from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans, Route, choose
@@ -333,9 +333,7 @@ class Dispatcher:
                 ),
                 bundle=bundle,
                 hosts=hosts,
-                inline=self._inline.serve(target.tenant, len(plan.link.models), own=not plan.trusted)
-                if plan.grants.inline_models
-                else None,
+                inline=self._inline_of(target),
                 abandoned=partial(self._note_abandoned, target, body.size_bytes),
             )
             try:
@@ -350,6 +348,12 @@ class Dispatcher:
     def _note_abandoned(self, target: Target, bytes_in: int, receipt: Receipt) -> None:
         """The caller went away; what its guest used is billed all the same."""
         self._ledger.record(target.tenant, target.function, ABANDONED, replace(receipt, bytes_in=bytes_in))
+
+    def _inline_of(self, target: Target) -> InlineRequests | None:
+        plan = target.plan
+        if not plan.grants.inline_models:
+            return None
+        return self._inline.serve(target.tenant, len(plan.link.models), own=not plan.trusted)
 
     @asynccontextmanager
     async def _admitted(self, target: Target, body: RequestBody) -> AsyncIterator[Turn]:

@@ -286,9 +286,9 @@ class Sandbox:
         answer, model = await job.inline.load(data, self._deadline_ns)
         if model is not None:
             host = self._own.host if job.needs_own else self._pool.host
+            if host is None:
+                return Inbound(status=Status.UNREACHABLE, content=b"the inference host is gone; try again")
             try:
-                if host is None:
-                    raise ChildLost("the inference host is gone; try again")
                 host.grant(self.slot, number, model)
             except ChildLost as error:
                 return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
