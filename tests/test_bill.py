@@ -42,7 +42,7 @@ class Bill:
 
     def add(self, reply: Reply, bytes_in: int) -> None:
         self.outcomes[reply.outcome or reply.error] += 1
-        self.sums["bytes_in"] += bytes_in
+        self.sums["bytes_in"] += bytes_in if reply.outcome else 0  # what was refused has no receipt
         self.sums["bytes_out"] += len(reply.body) if reply.outcome == "ok" else 0
         for name, header in COUNTED.items():
             self.sums[name] += int(reply.headers.get(header, "0"))

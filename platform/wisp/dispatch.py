@@ -59,6 +59,7 @@ from wisp.wire.outcome import Ending, Outcome, Receipt
 
 NS = 1_000_000_000
 NS_PER_MS = 1_000_000
+NOTHING_USED = Receipt()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +278,11 @@ class Dispatcher:
 
     def open_body(self, target: Target) -> RequestBody:
         """Raises `RateLimited` or `QuotaExceeded` where it is known that the request would not be let in."""
-        self._quotas.refuse_early(target.tenant)
+        try:
+            self._quotas.refuse_early(target.tenant)
+        except WispError as refused:
+            self._ledger.record(target.tenant, target.function, refused.code, NOTHING_USED)
+            raise
         return RequestBody(self.budget, target.grants.request_body_bytes)
 
     async def invoke(self, target: Target, call: Call, body: RequestBody) -> Answer:
@@ -290,7 +295,7 @@ class Dispatcher:
         try:
             ending, queue_ns = await self._run(target, call, body)
         except WispError as refused:
-            self._ledger.record(target.tenant, target.function, refused.code, Receipt(bytes_in=body.size_bytes))
+            self._ledger.record(target.tenant, target.function, refused.code, NOTHING_USED)
             raise
         answer = self._answer(target, call.request_id, ending, queue_ns, body.size_bytes)
         if target.plan.guarded:
