@@ -19,7 +19,7 @@ from functools import partial
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.denials import Denials
-from wisp.egress.outbound import Egress, Terms
+from wisp.egress.outbound import Egress
 from wisp.errors import (
     Forbidden,
     FunctionNotFound,
@@ -328,14 +328,7 @@ class Dispatcher:
                 body_bytes=body.size_bytes,
                 timeout_ns=plan.grants.timeout_ns,
                 request_id=call.request_id.encode(),
-                outbound=self._egress.open(
-                    Terms(
-                        hosts=plan.grants.allowed_outbound_hosts,
-                        blocked_networks=plan.ceilings.ceiling.blocked_networks,
-                        body_bytes=plan.grants.response_body_bytes,
-                        max_requests=plan.grants.outbound_requests,
-                    )
-                ),
+                outbound=self._egress.open(plan.outbound),
                 bundle=bundle,
                 hosts=hosts,
                 inline=self._inline_of(target),

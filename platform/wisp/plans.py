@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from wisp.bundles import Bundle, bundle_of
+from wisp.egress.outbound import Terms
 from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName
@@ -58,6 +59,7 @@ class Plan:
     trusted: bool
     bundle: Bundle | None
     hosts: tuple[HostMount, ...]
+    outbound: Terms
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
 
@@ -300,6 +302,12 @@ class Plans:
             trusted=tenant_class.trusted_models,
             bundle=bundle_of(version.bundle, grants),
             hosts=host_mounts_of(grants, ceilings.ceiling),
+            outbound=Terms(
+                hosts=grants.allowed_outbound_hosts,
+                blocked_networks=ceilings.ceiling.blocked_networks,
+                body_bytes=grants.response_body_bytes,
+                max_requests=grants.outbound_requests,
+            ),
             guarded=_guarded(entry, version),
         )
 
