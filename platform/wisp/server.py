@@ -230,7 +230,7 @@ def gauges_of(node: Node) -> Gauges:
         queued=node.sandboxes.queued,
         bytes_in_flight=node.budget.used_bytes,
         sandbox_restarts=node.sandboxes.restarts,
-        inference_restarts=node.host.restarts,
+        inference_restarts=node.host.restarts + node.own_hosts.restarts,
         blob_cache_bytes=node.blobs.cached_bytes,
         blob_faults=node.blobs.faults.counts,
         denials=node.denials.counts,

@@ -37,10 +37,16 @@ class TenantHosts:
         self._most = most
         self._idle_s = idle_s
         self._hosts: OrderedDict[TenantName, Tenanted] = OrderedDict()
+        self._former_restarts = 0
         self._ending: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._hosts)
+
+    @property
+    def restarts(self) -> int:
+        """Of all that there have been."""
+        return self._former_restarts + sum(held.host.restarts for held in self._hosts.values())
 
     def get(self, tenant: TenantName) -> InferenceHost | None:
         held = self._hosts.get(tenant)
@@ -114,6 +120,8 @@ class TenantHosts:
         self._end(idle)
 
     def _end(self, tenant: TenantName) -> None:
-        task = asyncio.get_running_loop().create_task(self._hosts.pop(tenant).host.stop())
+        host = self._hosts.pop(tenant).host
+        self._former_restarts += host.restarts
+        task = asyncio.get_running_loop().create_task(host.stop())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
