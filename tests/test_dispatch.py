@@ -248,7 +248,7 @@ class TestLostChildren:
         await acme.deploy("hello", answering(b"hi"))
         started = time.monotonic()
         tasks = [asyncio.create_task(acme.call("slow")) for _ in range(6)]
-        await until(lambda: node.sandboxes.queued == 4)
+        await until(lambda: node.sandboxes.queued == 4)  # of four sandboxes two are left to others
         for task in tasks:
             task.cancel()
         for task in tasks:

@@ -138,7 +138,7 @@ def test_a_caller_that_hangs_up_frees_the_sandbox(short_dir: Path, kind: str) ->
                 connection.sendall(request.encode())
                 while "wisp_sandboxes_busy 1.0" not in client.get("/metrics").text:
                     time.sleep(0.02)
-            while "wisp_sandboxes_idle 1.0" not in client.get("/metrics").text:
+            while "wisp_sandboxes_idle 2.0" not in client.get("/metrics").text:
                 time.sleep(0.02)
         assert httpx.get(f"{server.url}/t/acme/hi", headers=headers).text == "hello"
 

@@ -28,6 +28,7 @@ from wisp.errors import (
     Overloaded,
     RegistryUnavailable,
     Suspended,
+    TooManyInflight,
     Unauthorized,
     WispError,
 )
@@ -129,24 +130,33 @@ def _check_pin(key: Key | None, pin: int) -> None:
 class Answer:
     """How an invocation ended. `response` is there if, and only if, the outcome is ok; `close` once it is sent."""
 
-    __slots__ = ("_budget", "_held", "outcome", "receipt", "response", "version")
+    __slots__ = ("_budget", "_held", "_owner", "outcome", "receipt", "response", "version")
 
     def __init__(
-        self, *, outcome: Outcome, version: int, receipt: Receipt, response: Response | None, budget: ByteBudget
+        self,
+        *,
+        outcome: Outcome,
+        version: int,
+        receipt: Receipt,
+        response: Response | None,
+        budget: ByteBudget,
+        owner: str,
     ) -> None:
-        """Raises `Overloaded` if the response's bytes do not fit the node's budget."""
+        """Raises `Overloaded` if the response's bytes do not fit the node's budget, `TooManyInflight` where they are
+        more than its owner's share."""
         self.outcome = outcome
         self.version = version
         self.receipt = receipt
         self.response = response
         self._budget = budget
+        self._owner = owner
         self._held = 0
         if response is not None:
-            budget.take(len(response.body))
+            budget.take(len(response.body), owner)
             self._held = len(response.body)
 
     def close(self) -> None:
-        self._budget.give_back(self._held)
+        self._budget.give_back(self._held, self._owner)
         self._held = 0
 
 
@@ -283,7 +293,7 @@ class Dispatcher:
         except WispError as refused:
             self._ledger.record(target.tenant, target.function, refused.code, NOTHING_USED)
             raise
-        return RequestBody(self.budget, target.grants.request_body_bytes)
+        return RequestBody(self.budget, target.grants.request_body_bytes, target.tenant)
 
     async def invoke(self, target: Target, call: Call, body: RequestBody) -> Answer:
         """Runs the function once. The body stays the caller's. Cancelling it stops the guest. However it ends, it is
@@ -333,6 +343,7 @@ class Dispatcher:
                 hosts=hosts,
                 inline=self._inline_of(target),
                 abandoned=partial(self._note_abandoned, target, body.size_bytes),
+                weight=plan.ceilings.for_class(plan.entry.tenant.class_name).weight,
             )
             try:
                 ending, queue_ns = await self._sandboxes.run(
@@ -410,9 +421,14 @@ class Dispatcher:
         tenant, function = target.tenant, target.function
         try:
             answer = Answer(
-                outcome=outcome, version=target.version, receipt=receipt, response=response, budget=self.budget
+                outcome=outcome,
+                version=target.version,
+                receipt=receipt,
+                response=response,
+                budget=self.budget,
+                owner=tenant,
             )
-        except Overloaded as refused:  # it ran, but there is no room for what it said
+        except (Overloaded, TooManyInflight) as refused:  # it ran, but there is no room for what it said
             self._ledger.record(tenant, function, refused.code, replace(receipt, bytes_out=0))
             raise
         self._ledger.record(tenant, function, outcome, receipt)

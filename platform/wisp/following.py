@@ -72,6 +72,9 @@ class Followers(Generic[Line]):
     def count(self) -> int:
         return sum(self._counts.values())
 
+    def followed(self, tenant: TenantName, function: FunctionName) -> bool:
+        return (tenant, function) in self._of
+
     def tell(self, tenant: TenantName, function: FunctionName, line: Line) -> None:
         for follower in self._of.get((tenant, function), ()):
             follower.push(line)

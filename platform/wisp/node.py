@@ -309,7 +309,8 @@ class Node:
             most=self.settings.tenant_hosts,
         )
         self.sandboxes = Sandboxes(
-            count=self.settings.workers,
+            workers=self.settings.workers,
+            spare=self.settings.spare,
             empty_directory=empty_directory,
             answer_bytes=limits.response_body + limits.logs + ENVELOPE_BYTES,
             host=self.host,

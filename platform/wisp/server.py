@@ -33,6 +33,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import Framework
 
 from wisp.api.app import create_app
+from wisp.connections import STALLED_S, keep_connections_fair
 from wisp.errors import InvalidSettings, WispError
 from wisp.node import Node
 from wisp.settings import MIN_OPERATOR_KEY, Settings
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 HEAD_S: Final = 20.0
 HEAD_BYTES: Final = 24 * 1024
 """A request's line and headers; with the smallest body it must fit the dispatcher's frame."""
-STALLED_S: Final = 30.0
 REQUESTS_A_CONNECTION: Final = 100_000
 BACKLOG: Final = 1024
 TLS_HANDSHAKE_S: Final = 10.0
@@ -76,6 +76,7 @@ def serve(settings: Settings, companion: Companion | None = None) -> None:
     configure_logging(settings.log_format)
     settings = with_operator_key(settings)
     speak_http1_only()
+    keep_connections_fair()
     uvloop.run(_serve(settings, companion))
 
 

@@ -23,6 +23,8 @@ MAX_OPERATOR_KEY = 512
 SECRETS_KEY_BYTES = 32
 MASK = "***"
 MAX_BATCH_DELAY_S = 0.005
+MOST_SPARE = 4
+"""Unless more are asked for: each costs its memory."""
 
 BINARY = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SIZE = re.compile(r"(0|[1-9][0-9]{0,14})(Ki|Mi|Gi|Ti|)", re.ASCII)
@@ -73,6 +75,10 @@ def _count(text: str) -> int:
     if re.fullmatch(r"[1-9][0-9]{0,3}", text, re.ASCII) is None or int(text) > 1024:
         raise ValueError("a whole number from 1 to 1024")
     return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _bind(text: str) -> str:
@@ -192,6 +198,13 @@ SETTINGS: tuple[Setting, ...] = (
         name="workers", parse=_count, default=None, metavar="N", help="sandbox processes; else one for each usable core"
     ),
     Setting(
+        name="spare",
+        parse=_count_or_none,
+        default=None,
+        metavar="N",
+        help="further ones, which no tenant's long runs can fill; else as many as workers, 4 at most",
+    ),
+    Setting(
         name="drain_delay",
         parse=_time_s,
         default="0s",
@@ -301,6 +314,7 @@ class Settings:
     policies: Path | None
     tenants: Path
     workers: int
+    spare: int
     drain_delay_s: float
     drain_timeout_s: float
     log_format: str
@@ -331,6 +345,8 @@ class Settings:
         values = {setting.attribute: _value(setting, flags.get(setting.name), environ) for setting in SETTINGS}
         if values["workers"] is None:
             values["workers"] = usable_cores()
+        if values["spare"] is None:
+            values["spare"] = min(int(str(values["workers"])), MOST_SPARE)
         settings = cls(**values)  # type: ignore[arg-type]  # each row's parser makes its field's type
         settings.check()
         return settings

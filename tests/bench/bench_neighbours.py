@@ -76,16 +76,25 @@ class Victim:
                 group.create_task(self.call(due))
         return self.phase
 
+    def connection(self) -> Connection:
+        """One that is open and idle, else a new one."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.reader is not None and not connection.reader.at_eof():
+                return connection
+            if connection.writer is not None:
+                connection.writer.transport.abort()
+        return Connection(self.port)
+
     async def call(self, due: float) -> None:
-        connection = self.idle.pop() if self.idle else Connection(self.port)
-        if connection.reader is not None and connection.reader.at_eof():
-            await connection.close()
+        connection = self.connection()
         try:
             async with asyncio.timeout(LOST_S):
                 answer = await connection.request("POST", "/t/acme/digits", key=self.key, body=self.body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             self.phase.lost[type(error).__name__] += 1
-            await connection.close()
+            if connection.writer is not None:
+                connection.writer.transport.abort()
             return
         latency_ms = (time.perf_counter() - due) * 1e3
         self.idle.append(connection)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge
+from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge, TooManyInflight
 from wisp.scheduling.bodies import INLINE_BYTES, RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.wire.segments import FROZEN, Segment, require_seals
@@ -65,3 +65,23 @@ def test_the_nodes_budget_is_shared_and_given_back() -> None:
     second.append(bytes(100))
     second.close()
     assert budget.used_bytes == 0
+
+
+def test_no_owner_holds_more_than_it_leaves_to_others() -> None:
+    budget = ByteBudget(100)
+    greedy = [RequestBody(budget, 100, "greedy") for _ in range(6)]
+    for body in greedy[:5]:
+        body.append(bytes(10))
+    with pytest.raises(TooManyInflight):
+        greedy[5].append(bytes(10))
+    other = RequestBody(budget, 100, "other")
+    other.append(bytes(25))
+    with pytest.raises(TooManyInflight):
+        other.append(bytes(1))
+    RequestBody(budget, 100, "third").append(bytes(12))
+    for body in (*greedy, other):
+        body.close()
+    assert budget.used_bytes == 12
+    alone = RequestBody(budget, 100, "alone")
+    alone.append(bytes(80))  # what has to be whole is not refused to somebody who holds nothing
+    alone.close()

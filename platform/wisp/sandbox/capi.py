@@ -144,6 +144,7 @@ _set_epoch_deadline = _function("wasmtime_context_set_epoch_deadline", None, P, 
 _export_get = _function("wasmtime_instance_export_get", _bool, P, P, _char_p, P, P)
 _func_call = _function("wasmtime_func_call_unchecked", P, P, P, P, P, P)
 
+_increment_epoch = _function("wasmtime_engine_increment_epoch", None, P)
 INCREMENT_EPOCH: Final[int] = ctypes.cast(_library["wasmtime_engine_increment_epoch"], ctypes.c_void_p).value or 0
 """Address of `void wasmtime_engine_increment_epoch(wasm_engine_t*)`, for a native timer to call."""
 
@@ -249,6 +250,10 @@ class Engine:
         self.pointer: int = _engine_new(config)  # takes the configuration over
         if not self.pointer:
             raise EngineError("the engine's configuration was refused")
+
+    def increment_epoch(self) -> None:
+        """From any thread."""
+        _increment_epoch(self.pointer)
 
     def compile(self, wasm: bytes) -> bytes:
         """Native code for these module bytes, in wasmtime's serialized form. Raises `EngineError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
@@ -33,6 +34,8 @@ class GuestRunner:
         self.engine = Engine(self.arena.creator)
         self.timer = DeadlineTimer(self.engine.pointer)
         self.current = Current()
+        self.ending = threading.Lock()
+        """Held while an invocation ends, and while one is stopped."""
         self.linker: Linker = link(self.engine, self.current)
 
     def run(
@@ -98,7 +101,8 @@ class GuestRunner:
                 guest_ns = time.monotonic_ns() - ready_ns if ready_ns else 0
                 used = max(0, fuel - store.fuel_left() - call.nn_fuel)
         finally:
-            self.current.invocation = call.fuel = None
+            with self.ending:
+                self.current.invocation = call.fuel = None
             store.close()
         total_ns = time.monotonic_ns() - call.started_ns
         outcome, detail = classify(call, trap)
@@ -125,6 +129,15 @@ class GuestRunner:
             denials=(*call.refusals, *([] if call.denial is None else [call.denial])),
         )
         return ending, result.segment_bytes
+
+    def stop(self, number: int) -> None:
+        """Ends this invocation, if it is the one that runs, as its deadline would; for another thread to call. A host
+        call that waits goes on waiting until its own bound."""
+        with self.ending:
+            running = self.current.invocation
+            if running is not None and running.number == number:
+                for _ in range(EPOCH_TICKS):
+                    self.engine.increment_epoch()
 
     def close(self) -> None:
         self.timer.close()

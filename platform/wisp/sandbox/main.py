@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import threading
 
 from wisp.errors import InvalidFrame
 from wisp.policy.choices import MountSource
@@ -19,6 +20,7 @@ from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.mapping import MappedBundle
 from wisp.sandbox.modules import LinkedModules
 from wisp.sandbox.outbound import OutboundLine
+from wisp.sandbox.shifts import Shifts, slowed_down
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
 from wisp.wire.invocations import (
@@ -27,6 +29,7 @@ from wisp.wire.invocations import (
     INLINE_BYTES,
     INVOKE_HEAD,
     MAX_DETAIL_BYTES,
+    THREAD,
     FunctionLink,
     Kind,
     encode_result,
@@ -48,13 +51,25 @@ class Sandbox:
         self.line: HostLine | None = None
         self.own_line: HostLine | None = None
 
-    def serve(self) -> None:
-        """Until the router closes its end."""
+    def shift(self, ready: dict[str, object]) -> bool:
+        """Serves on this thread. True: it was slowed down; another is to go on. False: the router closed its end.
+
+        The first one says `ready`, the next ones who they are.
+        """
+        thread = threading.get_native_id()
+        if ready:
+            self.channel.send(Kind.READY, json.dumps(ready | {"thread": thread}).encode())
+            ready.clear()
+        else:
+            self.channel.send(Kind.THREAD, THREAD.pack(thread))
+        urgency = os.getpriority(os.PRIO_PROCESS, 0)
         while True:
             frame = self.next()
             if frame is None:
-                return
+                return False
             self.take(frame)
+            if frame.kind == Kind.INVOKE and slowed_down(urgency):
+                return True
 
     def next(self) -> Frame | None:
         """What came while a guest waited for an outbound request comes first."""
@@ -188,17 +203,16 @@ class Sandbox:
 def main() -> None:
     channel, options = enter()
     fingerprint = configuration_fingerprint()  # reads the library's version, which no file tells past the walls
+    over_fd = os.eventfd(0, os.EFD_CLOEXEC)
     report = raise_walls(ChildKind.SANDBOX)
     outbound = OutboundLine(channel, Segment(options["outbound_fd"])) if "outbound_fd" in options else None
     sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound)
-    ready = {"fingerprint": fingerprint, "walls": encode_report(report)}
-    channel.send(Kind.READY, json.dumps(ready).encode())
+    ready: dict[str, object] = {"fingerprint": fingerprint, "walls": encode_report(report)}
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()
     gc.freeze()
-    sandbox.serve()
-    # No close: the process ends here, and the kernel frees faster than a tidy engine would.
-    os._exit(0)
+    stop_fd = options.get("stop_fd", -1)
+    Shifts(lambda: sandbox.shift(ready), sandbox.runner.stop, stop_fd=stop_fd, over_fd=over_fd).run()
 
 
 if __name__ == "__main__":

@@ -16,15 +16,16 @@ INLINE_BYTES = 32 * 1024
 class RequestBody:
     """Holds bytes under the node's budget and the function's limit. `close` gives the budget back, once."""
 
-    def __init__(self, budget: ByteBudget, limit_bytes: int) -> None:
+    def __init__(self, budget: ByteBudget, limit_bytes: int, owner: str = "") -> None:
         self.limit_bytes = limit_bytes
         self.size_bytes = 0
         self._budget = budget
+        self._owner = owner
         self._parts: list[bytes] = []
         self._fd = -1
 
     def append(self, chunk: bytes) -> None:
-        """Raises `RequestTooLarge` or `Overloaded`; the body then holds what it held before."""
+        """Raises `RequestTooLarge`, `Overloaded` or `TooManyInflight`; the body then holds what it held before."""
         size = self.size_bytes + len(chunk)
         if size > self.limit_bytes:
             raise RequestTooLarge(
@@ -32,7 +33,7 @@ class RequestBody:
                 limit=self.limit_bytes,
                 used=size,
             )
-        self._budget.take(len(chunk))
+        self._budget.take(len(chunk), self._owner)
         self.size_bytes = size
         if self._fd < 0 and size <= INLINE_BYTES:
             self._parts.append(chunk)
@@ -61,7 +62,7 @@ class RequestBody:
         return (self._fd,)
 
     def close(self) -> None:
-        self._budget.give_back(self.size_bytes)
+        self._budget.give_back(self.size_bytes, self._owner)
         self.size_bytes = 0
         self._parts.clear()
         if self._fd >= 0:

@@ -57,6 +57,10 @@ class Measure:
         except OSError:  # reaped: nobody can tell any more
             return self._cpu_ns
 
+    def cpu_ns(self) -> int:
+        """So far, of the invocation that began last."""
+        return self._clock_ns() - self._cpu_ns
+
     def end(self, claimed: Receipt, link: FunctionLink) -> Receipt:
         """The receipt of the invocation that began last, from what its sandbox claims."""
         wall_ns = time.monotonic_ns() - self._began_ns
@@ -71,7 +75,7 @@ class Measure:
             fuel=min(claimed.fuel, link.fuel) + charged,
             nn_fuel=charged,
             memory_peak_bytes=min(claimed.memory_peak_bytes, link.memory_bytes),
-            cpu_ns=self._clock_ns() - self._cpu_ns,
+            cpu_ns=self.cpu_ns(),
             store_ns=min(claimed.store_ns, wall_ns),
             guest_ns=min(claimed.guest_ns, wall_ns),
             nn_ns=nn_ns,

@@ -1,65 +1,172 @@
-"""Who gets the next free sandbox: tenants take turns, each in its own order of arrival, each queue bounded."""
+"""Who gets the next free sandbox: deficit round-robin over tenants, each in its own order, each queue bounded.
+
+Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round-Robin" (1995), with time for bytes: what a turn
+costs is only known when it has ended, so a tenant is charged what it is expected to use and the rest afterwards. A
+deficit may therefore be negative; it is bounded below, so that one long run does not shut a tenant out, and is paid off
+by waiting, whether in the queue or out of it. Who has nothing waiting banks nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from wisp.errors import Overloaded, TooManyInflight
+from wisp.scheduling.runtimes import RunTime
 
 W = TypeVar("W")
 
+QUANTUM_NS: Final = 2_000_000
+"""What a tenant of weight 1 may use a round."""
+DEBT_NS: Final = 1_000_000_000
+"""The most that a tenant can owe."""
+MAX_DEBTORS: Final = 4096
+
 
 class Waiter(Generic[W]):
-    """One waiting request; `granted` resolves to what it waits for."""
+    """One waiting request; `granted` resolves to what it waits for. `brief`: it may take what is kept for short runs.
+    `expected_ns`: what it will use at least, 0 where nothing is known."""
 
-    __slots__ = ("granted",)
+    __slots__ = ("brief", "expected_ns", "granted", "runtime", "tenant")
+
+    def __init__(self, tenant: str, runtime: RunTime, *, brief: bool) -> None:
+        self.granted: asyncio.Future[W] = asyncio.get_running_loop().create_future()
+        self.tenant = tenant
+        self.runtime = runtime
+        self.brief = brief
+        self.expected_ns = runtime.low_ns
+
+
+class Lane(Generic[W]):
+    """One tenant's waiters, and its account."""
+
+    __slots__ = ("deficit_ns", "idle_since_ns", "waiters", "waiting_ns", "weight")
 
     def __init__(self) -> None:
-        self.granted: asyncio.Future[W] = asyncio.get_running_loop().create_future()
+        self.weight = 1
+        self.deficit_ns = 0.0
+        self.idle_since_ns = 0
+        self.waiters: deque[Waiter[W]] = deque()
+        self.waiting_ns = 0
+        """What all its waiters are expected to use."""
+
+    def first(self, *, brief: bool, other: bool) -> Waiter[W] | None:
+        """The first of the kinds that may go."""
+        if other and brief:
+            return self.waiters[0]
+        if not other and not brief:
+            return None
+        return next((waiter for waiter in self.waiters if waiter.brief is brief), None)
+
+    def settle(self, now_ns: int) -> None:
+        """Time that it did not wait pays off what it owes, and leaves it nothing more."""
+        self.deficit_ns = min(0.0, self.deficit_ns + max(0, now_ns - self.idle_since_ns))
 
 
 class FairQueue(Generic[W]):
-    """Round-robin over tenants. A tenant with a thousand waiting requests delays another by one turn."""
+    """A tenant with a thousand waiting requests delays another by what one round costs. `clock_ns` only ever grows."""
 
-    def __init__(self, *, per_tenant: int, total: int) -> None:
+    def __init__(self, *, per_tenant: int, total: int, clock_ns: Callable[[], int]) -> None:
         self.per_tenant = per_tenant
         self.total = total
         self.length = 0
-        self._tenants: OrderedDict[str, deque[Waiter[W]]] = OrderedDict()
+        self.waiting_ns = 0
+        self._clock_ns = clock_ns
+        self._lanes: OrderedDict[str, Lane[W]] = OrderedDict()
+        """Those with waiters, in the order of their turns."""
+        self._debtors: OrderedDict[str, Lane[W]] = OrderedDict()
 
-    def push(self, tenant: str, waiter: Waiter[W]) -> None:
+    def push(self, waiter: Waiter[W], weight: int = 1) -> None:
         """Raises `Overloaded` when the node's queue is full, `TooManyInflight` when the tenant's is."""
+        tenant = waiter.tenant
         if self.length >= self.total:
             raise Overloaded("this node's queue is full; try again", limit=self.total, used=self.length)
-        queue = self._tenants.get(tenant)
-        if queue is not None and len(queue) >= self.per_tenant:
+        lane = self._lanes.get(tenant)
+        if lane is not None and len(lane.waiters) >= self.per_tenant:
             raise TooManyInflight("this tenant's queue is full; try again", limit=self.per_tenant, used=self.per_tenant)
-        if queue is None:
-            queue = self._tenants[tenant] = deque()
-        queue.append(waiter)
-        self.length += 1
+        if lane is None:
+            lane = self._debtors.pop(tenant, None) or Lane()
+            lane.settle(self._clock_ns())
+            self._lanes[tenant] = lane
+        lane.weight = weight
+        lane.waiters.append(waiter)
+        self._count(lane, waiter, 1)
 
-    def pop(self) -> Waiter[W] | None:
-        """The next waiter that still waits; its tenant goes to the end of the round."""
-        while self._tenants:
-            tenant, queue = next(iter(self._tenants.items()))
-            waiter = queue.popleft()
-            self.length -= 1
-            if queue:
-                self._tenants.move_to_end(tenant)
-            else:
-                del self._tenants[tenant]
+    def _count(self, lane: Lane[W], waiter: Waiter[W], by: int) -> None:
+        self.length += by
+        lane.waiting_ns += by * waiter.expected_ns
+        self.waiting_ns += by * waiter.expected_ns
+
+    def pop(self, may_take: Callable[[str, bool], bool]) -> Waiter[W] | None:
+        """The next waiter that still waits, of those whose tenant `may_take` it now (tenant, whether it is brief). Its
+        turn is still to be charged."""
+        while (found := self._next(may_take)) is not None:
+            lane, waiter = found
+            self._take_out(lane, waiter)
             if not waiter.granted.done():
                 return waiter
         return None
 
-    def discard(self, tenant: str, waiter: Waiter[W]) -> None:
+    def _next(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], Waiter[W]] | None:
+        ready: list[tuple[Lane[W], Waiter[W]]] = []
+        for tenant, lane in self._lanes.items():
+            waiter = lane.first(brief=may_take(tenant, True), other=may_take(tenant, False))
+            if waiter is not None:
+                if lane.deficit_ns > 0:
+                    return lane, waiter
+                ready.append((lane, waiter))
+        if not ready:
+            return None
+        # All the rounds at once in which nobody would have had a turn.
+        rounds = min(int(-lane.deficit_ns // (QUANTUM_NS * lane.weight)) + 1 for lane, _ in ready)
+        for lane, _ in ready:
+            lane.deficit_ns += rounds * QUANTUM_NS * lane.weight
+        return next(each for each in ready if each[0].deficit_ns > 0)
+
+    def _take_out(self, lane: Lane[W], waiter: Waiter[W]) -> None:
+        lane.waiters.remove(waiter)  # the first, or one of few that are passed over
+        self._count(lane, waiter, -1)
+        if not lane.waiters:
+            del self._lanes[waiter.tenant]
+            self._rest(waiter.tenant, lane)
+
+    def _rest(self, tenant: str, lane: Lane[W]) -> None:
+        lane.deficit_ns = min(0.0, lane.deficit_ns)
+        lane.idle_since_ns = self._clock_ns()
+        if lane.deficit_ns < 0:
+            self._debtors[tenant] = lane
+            if len(self._debtors) > MAX_DEBTORS:
+                self._debtors.popitem(last=False)
+
+    def charge(self, tenant: str, cost_ns: int) -> None:
+        """For a turn that begins, or for one that ended and cost more, or less (then negative), than it was charged."""
+        lane = self._lanes.get(tenant)
+        if lane is not None:
+            lane.deficit_ns = max(lane.deficit_ns - cost_ns, -DEBT_NS)
+            if lane.deficit_ns <= 0:
+                self._lanes.move_to_end(tenant)
+            return
+        lane = self._debtors.pop(tenant, None)
+        if lane is None:
+            lane = Lane()
+        else:
+            lane.settle(self._clock_ns())
+        lane.deficit_ns = max(lane.deficit_ns - cost_ns, -DEBT_NS)
+        self._rest(tenant, lane)
+
+    def discard(self, waiter: Waiter[W]) -> None:
         """A caller that went away gives its place back at once."""
-        queue = self._tenants.get(tenant)
-        if queue is not None and waiter in queue:
-            queue.remove(waiter)
-            self.length -= 1
-            if not queue:
-                del self._tenants[tenant]
+        lane = self._lanes.get(waiter.tenant)
+        if lane is not None and waiter in lane.waiters:
+            self._take_out(lane, waiter)
+
+    def ahead_ns(self, tenant: str) -> int:
+        """What the tenant's own waiters are expected to use."""
+        lane = self._lanes.get(tenant)
+        return 0 if lane is None else lane.waiting_ns
+
+    def weights(self, tenant: str, weight: int) -> int:
+        """Of all tenants that wait, and of this one, as if it did."""
+        return sum(lane.weight for name, lane in self._lanes.items() if name != tenant) + weight

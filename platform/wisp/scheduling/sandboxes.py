@@ -1,4 +1,8 @@
-"""The pool of sandboxes: a request waits in the fair queue for a free one, is run in it, and leaves it to the next."""
+"""The pool of sandboxes: a request waits in the fair queue for a free one, is run in it, and leaves it to the next.
+
+Who may have how many is `shares`, who comes next `queue`, what it is charged and expected to take `turns`; a request
+that could not be served in time is refused before it waits (`waits`).
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,19 @@ from pathlib import Path
 from wisp.errors import ChildLost, QueueTimeout
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.queue import FairQueue, Waiter
+from wisp.scheduling.runtimes import HEAVY_NS, RunTime, RunTimes
+from wisp.scheduling.shares import Shares
 from wisp.scheduling.slots import Job, Lost, Sandbox
 from wisp.scheduling.tenanthosts import TenantHosts
+from wisp.scheduling.turns import Turns
+from wisp.scheduling.waits import Wait, refuse_hopeless
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Receipt
 
 READY_S = 30.0
+WATCH_S = 0.02
+"""How often running guests are looked at, while any runs."""
 NO_LEASE = contextlib.nullcontext()
 
 
@@ -37,7 +47,8 @@ class Sandboxes:
     def __init__(
         self,
         *,
-        count: int,
+        workers: int,
+        spare: int,
         empty_directory: Path,
         answer_bytes: int,
         host: InferenceHost,
@@ -58,9 +69,14 @@ class Sandboxes:
         self._on_fingerprint = on_fingerprint
         self._all_ready = asyncio.Event()
         self._idle: list[Sandbox] = []
-        self._queue: FairQueue[Sandbox] = FairQueue(per_tenant=queue_per_tenant, total=queue_total)
+        clock_ns = time.monotonic_ns
+        self._queue: FairQueue[Sandbox] = FairQueue(per_tenant=queue_per_tenant, total=queue_total, clock_ns=clock_ns)
+        self._shares = Shares(workers, spare, clock_ns)
+        self._turns = Turns(self._shares, self._queue.charge, clock_ns)
+        self._times = RunTimes()
+        self._watching: asyncio.TimerHandle | None = None
         self._numbers = itertools.count(1)
-        self.slots = [Sandbox(self, slot) for slot in range(count)]
+        self.slots = [Sandbox(self, slot) for slot in range(self._shares.total)]
 
     @property
     def queued(self) -> int:
@@ -83,13 +99,16 @@ class Sandboxes:
         place back, or ends the guest.
         """
         queued_ns = 0
+        # A trial says nothing of what requests will take.
+        runtime = RunTime() if job.probe else self._times.of(job.tenant, job.link.function)
+        brief = self._shares.is_trusted(job.tenant) and runtime.brief
         while True:
             if not self._has_models(job):
                 await self._ensure_models(job)
-            sandbox = self._take_idle(job.link)
+            sandbox = self._take_idle(job, runtime, brief=brief)
             if sandbox is None:
                 queued_ns -= time.monotonic_ns()
-                sandbox = await self._wait(job, queue_timeout_s)
+                sandbox = await self._wait(job, runtime, brief=brief, timeout_s=queue_timeout_s)
                 queued_ns += time.monotonic_ns()
             if self._has_models(job):
                 break
@@ -103,6 +122,11 @@ class Sandboxes:
         except BaseException:
             sandbox.kill("a request could not be given to it whole")
             raise
+        assert sandbox.turn is not None
+        self._turns.begin(sandbox.turn)
+        if runtime.heavy:
+            sandbox.slow_down()
+        self._watch_soon()
         try:
             with NO_LEASE if job.binding is None else self._lease(job):
                 return await asyncio.shield(running), queued_ns
@@ -130,38 +154,81 @@ class Sandboxes:
             with self.own_hosts.lease(job.tenant, job.own_models):
                 yield
 
-    async def _wait(self, job: Job, timeout_s: float) -> Sandbox:
-        waiter: Waiter[Sandbox] = Waiter()
-        self._queue.push(job.tenant, waiter)
+    async def _wait(self, job: Job, runtime: RunTime, *, brief: bool, timeout_s: float) -> Sandbox:
+        if not job.probe:
+            self._refuse_hopeless(job, timeout_s, brief=brief)
+        waiter: Waiter[Sandbox] = Waiter(job.tenant, runtime, brief=brief)
+        self._queue.push(waiter, job.weight)
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter.granted
         except BaseException as error:
-            self._queue.discard(job.tenant, waiter)
+            self._queue.discard(waiter)
             if waiter.granted.done() and not waiter.granted.cancelled():
                 self.release(waiter.granted.result())  # granted in the very moment in which the wait ended
             if isinstance(error, TimeoutError):
-                raise QueueTimeout(f"no sandbox came free within {timeout_s:g} s; try again") from error
+                retry_after_s = self._expect(job.tenant, job.weight, brief=brief).retry_after_s
+                message = f"no sandbox came free within {timeout_s:g} s; try again"
+                raise QueueTimeout(message, retry_after_s=retry_after_s) from error
             raise
 
-    def _take_idle(self, link: FunctionLink) -> Sandbox | None:
-        """One that has the module, if one does; else the one that was used last."""
-        if not self._idle:
-            return None
-        for position, sandbox in enumerate(self._idle):
-            if sandbox.has(link):
-                return self._idle.pop(position)
-        return self._idle.pop()
+    def _refuse_hopeless(self, job: Job, timeout_s: float, *, brief: bool) -> None:
+        refuse_hopeless(self._expect(job.tenant, job.weight, brief=brief), timeout_s)
 
-    def release(self, sandbox: Sandbox) -> None:
-        """A sandbox that died since is not passed on: its successor reports in when it is ready."""
-        if not sandbox.ready:
-            return
-        waiter = self._queue.pop()
-        if waiter is None:
+    def _expect(self, tenant: str, weight: int, *, brief: bool) -> Wait:
+        held = [slot.turn for slot in self.slots if slot not in self._idle]
+        return Wait(
+            first_ns=self._turns.first_ns(tenant, held, brief=brief),
+            own_ns=self._queue.ahead_ns(tenant),
+            all_ns=self._queue.waiting_ns,
+            own_most=self._shares.most(brief=brief),
+            sandboxes=self._shares.total,
+            share=weight / self._queue.weights(tenant, weight),
+        )
+
+    def _take_idle(self, job: Job, runtime: RunTime, *, brief: bool) -> Sandbox | None:
+        """One that has the module, if one does; else the one that was used last. Those who wait may have none."""
+        if not self._idle or not self._shares.may_take(job.tenant, brief):
+            return None
+        found = next((at for at, sandbox in enumerate(self._idle) if sandbox.has(job.link)), -1)
+        sandbox = self._idle.pop(found)
+        sandbox.turn = self._turns.open(job.tenant, runtime, brief=brief)
+        return sandbox
+
+    def release(self, sandbox: Sandbox, *, whole: bool = False) -> None:
+        """Its turn is over; `whole` if a guest ran in it to its end. A sandbox that died since is not passed on: its
+        successor reports in when it is ready."""
+        turn, sandbox.turn = sandbox.turn, None
+        if turn is not None:
+            if whole:
+                turn.runtime.note_cpu(sandbox.cpu_ns())
+            self._turns.close(turn, whole=whole)
+        if sandbox.ready:
             self._idle.append(sandbox)
-        else:
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._idle:
+            waiter = self._queue.pop(self._shares.may_take)
+            if waiter is None:
+                return
+            sandbox = self._idle.pop()
+            sandbox.turn = self._turns.open(waiter.tenant, waiter.runtime, brief=waiter.brief)
             waiter.granted.set_result(sandbox)
+
+    def _watch_soon(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        self._watching = None
+        held = [(slot, slot.turn) for slot in self.slots if slot.turn is not None]
+        for slot, turn in held:
+            self._turns.watch(turn)
+            if slot.cpu_ns() > HEAVY_NS:
+                slot.slow_down()
+        if held and not self.stopping:
+            self._watch_soon()
 
     def note_ready(self, sandbox: Sandbox, fingerprint: str) -> None:
         self._on_fingerprint(fingerprint)
@@ -192,5 +259,7 @@ class Sandboxes:
 
     async def stop(self) -> None:
         self.stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
         for sandbox in self.slots:
             await sandbox.stop()

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wisp.errors import ChildLost, InvalidFrame
@@ -24,10 +25,21 @@ from wisp.scheduling.codecache import CodeSegment
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.lines import Line
 from wisp.scheduling.measures import Measure
+from wisp.scheduling.turns import Turn
 from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
 from wisp.wire.inferences import Binding, BoundModel
-from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
+from wisp.wire.invocations import (
+    FAILED_HEAD,
+    HANDLE,
+    INLINE_BYTES,
+    INVOKE_HEAD,
+    STOP,
+    THREAD,
+    FunctionLink,
+    Kind,
+    decode_result,
+)
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
 from wisp.wire.segments import Segment, create_frozen
@@ -40,8 +52,10 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 0.25
 """Past the deadline, before the process is killed: for a host call to notice, and for the answer to be copied."""
-ABANDON_S = 0.05
-"""How long a guest whose caller has gone may go on before its process is killed."""
+ABANDON_S = 0.25
+"""How long a guest that was told to stop may go on before its process is killed: a host call may have to end first."""
+LONG_NICENESS = 15
+"""Of a guest that uses much of a core; of everything else here it is 0, but for compilation and admission."""
 MAX_MODULES = 64
 """Modules that one sandbox keeps linked."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
@@ -82,6 +96,8 @@ class Job:
     bundle: BundleSegment | None = None
     hosts: BundleSegment | None = None
     probe: bool = False
+    weight: int = 1
+    """The tenant's share beside others that wait."""
     outbound: Outbound | None = None
     """None: nothing is reachable."""
     inline: Inline | None = None
@@ -131,6 +147,12 @@ class Sandbox:
         self._overrun: asyncio.TimerHandle | None = None
         self._delay_s = FIRST_DELAY_S
         self.ready = False
+        self.turn: Turn | None = None
+        """The pool's: who has it."""
+        self._stop_fd = -1
+        """Where the process hears which invocation to stop."""
+        self._thread = 0
+        """Of the process, that guests run on; 0 while it is not known, or once it was slowed down."""
 
     @property
     def pid(self) -> int | None:
@@ -146,14 +168,18 @@ class Sandbox:
     def spawn(self) -> None:
         if self._pool.stopping:
             return
-        self._child = Child(
-            "wisp.sandbox.main",
-            limits=Limits(data_bytes=DATA_BYTES),
-            empty_directory=self._pool.empty_directory,
-            on_frame=self._take,
-            on_end=self._note_end,
-            fds={"answer_fd": self._answer.fd, "outbound_fd": self._outbound.fd},
-        )
+        hears_fd, self._stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self._child = Child(
+                "wisp.sandbox.main",
+                limits=Limits(data_bytes=DATA_BYTES),
+                empty_directory=self._pool.empty_directory,
+                on_frame=self._take,
+                on_end=self._note_end,
+                fds={"answer_fd": self._answer.fd, "outbound_fd": self._outbound.fd, "stop_fd": hears_fd},
+            )
+        finally:
+            os.close(hears_fd)
         self._measure.follow(self._child.pid)
 
     def start(self, job: Job, number: int) -> asyncio.Future[Ending]:
@@ -253,8 +279,11 @@ class Sandbox:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
             self._lose("the function could not be run; its operator was told")
+        elif frame.kind == Kind.THREAD:
+            self._thread = self._own_thread(*THREAD.unpack(frame.payload))
         elif frame.kind == Kind.READY and not self.ready:
-            fingerprint = str(self._pool.walls.note(ChildKind.SANDBOX, frame.payload)["fingerprint"])
+            said = self._pool.walls.note(ChildKind.SANDBOX, frame.payload)
+            fingerprint, self._thread = str(said["fingerprint"]), self._own_thread(int(str(said["thread"])))
             self.ready = True
             self._delay_s = FIRST_DELAY_S
             self._pool.note_ready(self, fingerprint)
@@ -345,7 +374,7 @@ class Sandbox:
                 future.set_exception(result)
             else:
                 future.set_result(result)
-        self._pool.release(self)
+        self._pool.release(self, whole=isinstance(result, Ending))
 
     def _kill_overrun(self, number: int) -> None:
         """The guest, or a host call in it, did not stop at its deadline."""
@@ -361,9 +390,29 @@ class Sandbox:
                 )
             self.kill("a guest overran its deadline")
 
+    def _own_thread(self, thread: int) -> int:
+        """Raises `InvalidFrame` for one that is not the child's: what it says is not believed."""
+        if self._child is None or not Path(f"/proc/{self._child.pid}/task/{thread}").is_dir():
+            raise InvalidFrame("a thread that is none of its own")
+        return thread
+
+    def cpu_ns(self) -> int:
+        """What the process has used since its guest was started."""
+        return self._measure.cpu_ns()
+
+    def slow_down(self) -> None:
+        """From here on everybody else goes first. Nothing where it has been done, or no guest runs."""
+        if self._thread and self._running is not None:
+            thread, self._thread = self._thread, 0
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.setpriority(os.PRIO_PROCESS, thread, LONG_NICENESS)
+
     def abandon(self, number: int) -> None:
-        """The caller is gone: the guest may end by itself within a moment, else it is ended."""
-        asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
+        """The caller is gone: the guest is stopped, and its process ended if it does not."""
+        if self._running is not None and self._number == number:
+            with contextlib.suppress(OSError):  # full, or nobody reads: the process is ended below
+                os.write(self._stop_fd, STOP.pack(number))
+            asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
 
     def _kill_abandoned(self, number: int) -> None:
         if self._running is not None and self._number == number:
@@ -375,6 +424,8 @@ class Sandbox:
 
     def _note_end(self, reason: str) -> None:
         was_ready, self.ready = self.ready, False
+        self._thread = 0
+        os.close(self._stop_fd)
         self._modules.clear()
         self.detach()
         self._answer.clear(self._answer.size_bytes)

@@ -14,7 +14,9 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                                host of the tenant whose guests come next; it replaces the former one
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
-    sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls}
+    sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls, thread: that guests
+                               will run on}
+                       THREAD  u32: the next guest runs on another one; see `sandbox.shifts`
                        RESULT  `RESULT_HEAD`, detail, denials, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
     both               OUTBOUND, GRAPH, INBOUND: see `wire.outbound`
@@ -61,6 +63,7 @@ class Kind(IntEnum):
     OUTBOUND = 11
     INBOUND = 12
     GRAPH = 13
+    THREAD = 14
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
@@ -69,6 +72,9 @@ RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQQI")
 """invocation, outcome, in segment, detail bytes, log bytes, response bytes, host calls, inferences, fuel, memory peak,
 cpu, store, guest, nn (ns), tensor bytes, line bytes: the last ones of the logs, which came by log mounts."""
 HANDLE = struct.Struct("<I")
+THREAD = struct.Struct("<I")
+STOP = struct.Struct("<Q")
+"""An invocation that is to end now: not a frame, but a message of its own on the pipe for it."""
 FAILED_HEAD = struct.Struct("<Q")
 
 

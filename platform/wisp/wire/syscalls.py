@@ -80,6 +80,7 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "sched_get_priority_max": (146, 125),
     "sched_get_priority_min": (147, 126),
     "getcpu": (309, 168),
+    "getpriority": (140, 141),
     "getpid": (39, 172),
     "getppid": (110, 173),
     "gettid": (186, 178),
@@ -149,6 +150,7 @@ ALLOWED: Final = _named(
     # Memory and threads.
     "munmap mremap madvise brk futex futex_waitv membarrier set_robust_list rseq set_tid_address sched_yield",
     "sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getcpu",
+    "getpriority",
     # Its own signals, clocks and timers.
     "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack restart_syscall clock_gettime clock_getres",
     "clock_nanosleep nanosleep gettimeofday time times getrusage timer_create timer_settime timer_gettime",

@@ -1,0 +1,91 @@
+"""Turns are charged what they take, whoever they are taken for, and teach what the next will take."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from wisp.scheduling.runtimes import ABUSE_NS, OVERSTAY_NS, RunTime
+from wisp.scheduling.shares import Shares
+from wisp.scheduling.turns import Turns
+
+MS = 1_000_000
+
+
+class Books:
+    """Turns over two workers and two to spare, with a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1
+        self.charged: Counter[str] = Counter()
+        self.shares = Shares(2, 2, lambda: self.now_ns)
+        self.turns = Turns(self.shares, self.charge, lambda: self.now_ns)
+
+    def charge(self, tenant: str, cost_ns: int) -> None:
+        self.charged[tenant] += cost_ns
+
+    def run(self, runtime: RunTime, took_ms: int, *, brief: bool = True, whole: bool = True) -> None:
+        turn = self.turns.open("a", runtime, brief=brief)
+        self.turns.begin(turn)
+        self.now_ns += took_ms * MS
+        self.turns.close(turn, whole=whole)
+
+
+def test_a_turn_costs_what_it_took() -> None:
+    books, runtime = Books(), RunTime()
+    for took_ms in (40, 1, 7, 300):
+        books.run(runtime, took_ms)
+    assert books.charged == {"a": 348 * MS}
+    assert runtime.runs == 4
+    assert books.shares.may_take("a", False)
+
+
+def test_a_turn_that_never_began_teaches_nothing() -> None:
+    books, runtime = Books(), RunTime()
+    turn = books.turns.open("a", runtime, brief=True)
+    books.now_ns += MS
+    books.turns.close(turn, whole=False)
+    assert runtime.runs == 0
+    assert books.charged == {"a": MS}
+
+
+def test_a_run_that_was_cut_off_does_not_make_its_function_look_shorter() -> None:
+    books, runtime = Books(), RunTime()
+    books.run(runtime, 1000)
+    mean_ns = runtime.mean_ns
+    books.run(runtime, 5, whole=False)
+    assert (runtime.mean_ns, runtime.runs) == (mean_ns, 1)
+    books.run(runtime, 3000, whole=False)
+    assert runtime.mean_ns > mean_ns
+
+
+def test_a_brief_run_that_overstays_counts_as_long_from_then_on() -> None:
+    books, runtime = Books(), RunTime()
+    turn = books.turns.open("a", runtime, brief=True)
+    books.turns.begin(turn)
+    books.turns.watch(turn)
+    assert (turn.brief, books.shares.long) == (True, 0)
+    books.now_ns += OVERSTAY_NS + 1
+    books.turns.watch(turn)
+    books.turns.watch(turn)
+    assert (turn.brief, books.shares.long) == (False, 1)
+    assert books.shares.is_trusted("a")
+    books.now_ns += ABUSE_NS
+    books.turns.watch(turn)
+    assert not books.shares.is_trusted("a")
+    books.turns.close(turn, whole=True)
+    assert books.shares.long == 0
+    assert not runtime.brief
+
+
+def test_the_first_to_come_free_is_the_one_with_least_left() -> None:
+    books, slow, slower = Books(), RunTime(), RunTime()
+    for _ in range(100):
+        slow.note(2000 * MS)
+        slower.note(9000 * MS)
+    held = [books.turns.open("a", runtime, brief=False) for runtime in (slow, slower)]
+    books.now_ns += 500 * MS
+    left_ms = books.turns.first_ns("a", held, brief=False) / MS
+    assert 1400 < left_ms <= 1500
+    assert books.turns.first_ns("a", [*held, None], brief=False) == 0  # of one nothing is known
+    books.now_ns += 5000 * MS
+    assert books.turns.first_ns("a", held, brief=False) == 0
