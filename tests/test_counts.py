@@ -1,0 +1,132 @@
+"""What a warm request takes, counted: calls into the engine, frames between processes, Redis commands, bytes in frames.
+
+Times differ between machines; these numbers do not. One that grows is a decision to be made, not an accident.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from bench.population import echo_module
+from platforms import TENANTS, Tenancy
+from sandbox.guests import Bench
+from wisp.node import Node
+from wisp.registry.connection import Connection
+from wisp.sandbox import capi
+from wisp.wire.channel import Channel
+from wisp.wire.exchange import encode_request_head
+from wisp.wire.outcome import Outcome
+
+HELLO = TENANTS / "globex" / "hello" / "module.wasm"
+FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
+"""What a function of a C library is an instance of."""
+REQUESTS = 20
+ECHO_POLICY = b"wisp: 1\nabi: handler\nlimits: {memory: 64Mi, request_body: 4Mi, response_body: 4Mi, fuel: 1G}\n"
+
+
+def counted(function: Callable[..., Any], name: str, counts: Counter[str]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        counts[name] += 1
+        return function(*arguments)
+
+    return call
+
+
+def test_a_request_makes_these_calls_into_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    head = encode_request_head(b"GET", b"/", b"", ((b"host", b"localhost"),))
+    assert bench.run(HELLO, head=head).outcome is Outcome.OK
+    prepare = bench.prepare(HELLO)
+    monkeypatch.setattr(bench, "prepare", lambda guest: prepare)
+    counts: Counter[str] = Counter()
+    for name, function in vars(capi).copy().items():
+        if isinstance(function, FOREIGN):
+            monkeypatch.setattr(capi, name, counted(cast(Callable[..., Any], function), name, counts))
+    ending = bench.run(HELLO, head=head)
+    assert ending.outcome is Outcome.OK
+    assert ending.receipt.host_calls == 0
+    assert counts == {
+        "_store_new": 1,
+        "_store_context": 1,
+        "_store_limiter": 1,
+        "_set_fuel": 1,
+        "_set_epoch_deadline": 1,
+        "_pre_instantiate": 1,
+        "_export_get": 3,
+        "_func_call": 3,
+        "_get_fuel": 1,
+        "_store_delete": 1,
+    }
+
+
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Frames and their bytes, sent and received by the router."""
+    counts: Counter[str] = Counter()
+    send, receive = Channel.send, Channel.receive
+
+    def counting_send(self: Channel, kind: int, payload: Any = b"", fds: tuple[int, ...] = ()) -> None:
+        counts["sent"] += 1
+        counts["bytes"] += len(payload)
+        send(self, kind, payload, fds)
+
+    def counting_receive(self: Channel) -> Any:
+        frame = receive(self)
+        if frame is not None:
+            counts["received"] += 1
+            counts["bytes"] += len(frame.payload)
+        return frame
+
+    monkeypatch.setattr(Channel, "send", counting_send)
+    monkeypatch.setattr(Channel, "receive", counting_receive)
+    return counts
+
+
+async def test_a_warm_request_is_a_frame_there_and_a_frame_back(
+    node: Node, globex: Tenancy, frames: Counter[str]
+) -> None:
+    await globex.deploy_folder("hello")
+    for _ in range(4 * len(node.sandboxes.slots)):
+        await globex.call("hello")
+    frames.clear()
+    for _ in range(REQUESTS):
+        assert (await globex.call("hello")).outcome is Outcome.OK
+    assert (frames["sent"], frames["received"]) == (REQUESTS, REQUESTS)
+
+
+async def test_bodies_that_are_large_go_through_no_frame(node: Node, acme: Tenancy, frames: Counter[str]) -> None:
+    body = bytes(1 << 20)
+    await acme.deploy("echo", echo_module(), ECHO_POLICY)
+    for _ in range(4 * len(node.sandboxes.slots)):
+        await acme.call("echo", body)
+    frames.clear()
+    for _ in range(REQUESTS):
+        assert (await acme.call("echo", body)).body == body
+    assert (frames["sent"], frames["received"]) == (REQUESTS, REQUESTS)
+    assert frames["bytes"] < REQUESTS * 1024
+
+
+async def test_a_warm_request_asks_redis_nothing(node: Node, globex: Tenancy, monkeypatch: pytest.MonkeyPatch) -> None:
+    await globex.deploy_folder("hello")
+    await globex.call("hello")
+    asked: Counter[str] = Counter()
+    ours = asyncio.current_task()  # leases are renewed beside the requests, one for many
+    for name in ("command", "run", "get_each"):
+        method = getattr(Connection, name)
+
+        def counting(self: Any, *arguments: Any, name: str = name, method: Any = method, **more: Any) -> Any:
+            asked[name] += asyncio.current_task() is ours
+            return method(self, *arguments, **more)
+
+        monkeypatch.setattr(Connection, name, counting)
+    assert await node.registry.tenants.find(globex.name) is not None
+    assert sum(asked.values()) == 1  # it would be seen
+    for _ in range(REQUESTS):
+        assert (await globex.call("hello")).outcome is Outcome.OK
+    assert sum(asked.values()) == 1
