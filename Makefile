@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours clean
+.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours cluster-test clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,9 @@ bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how 
 
 bench-neighbours: $(VENV)/.installed ## what a hostile neighbour costs an honest tenant, a quarter of an hour
 	$(BIN)/python tests/bench/bench_neighbours.py
+
+cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load, ten minutes
+	$(BIN)/python tests/bench/bench_cluster.py
 
 clean: ## everything that these targets made, the virtual environment too
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis sdk-rust/target

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,11 +106,14 @@ def free_port() -> int:
             return port
 
 
-def start_member(binary: Path, directory: Path) -> Member:
+def start_member(
+    binary: Path, directory: Path, *, again: int | None = None, more: Mapping[str, str] | None = None
+) -> Member:
+    """`again`: the port of one that has ended, which goes on with what it knew. `more`: settings beside these."""
     for _ in range(5):  # somebody else may take the port first
-        port = free_port()
+        port = free_port() if again is None else again
         folder = directory / str(port)
-        folder.mkdir()
+        folder.mkdir(exist_ok=again is not None)
         settings = {
             "port": str(port),
             "bind": "127.0.0.1",
@@ -121,6 +124,7 @@ def start_member(binary: Path, directory: Path) -> Member:
             "repl-diskless-sync-delay": "0",
             "save": "",
             "appendonly": "no",
+            **(more or {}),
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         process = subprocess.Popen([str(binary), *words], stdout=subprocess.DEVNULL)
