@@ -59,7 +59,7 @@ def test_the_readmes_first_commands_are_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "sdk-rust/README.md"]
+    "page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SCALING.md", "SECURITY.md", "sdk-rust/README.md"]
 )
 def test_paths_that_the_documents_name_exist(page: str) -> None:
     """Whatever stands in backticks and looks like a path below the repository or the package."""
