@@ -44,7 +44,7 @@ from wisp.policy.narrowing import narrow, refuse_excess
 from wisp.policy.offer import unavailable
 from wisp.policy.parse import parse_policy
 from wisp.policy.quantity import print_size
-from wisp.policy.schema import Policy
+from wisp.policy.schema import Policy, Quota
 from wisp.registry.blobstore import BlobStore
 from wisp.registry.expectations import ANY, Expected
 from wisp.registry.records import BundleFile, Draft, Function, Model, ModelPin, Tenant, Version
@@ -122,7 +122,9 @@ class Deployer:
         self._check_bundle(bundle)
         pins = await self._pin_models(tenant, parsed, grants)
         secrets = await self._open_secrets(tenant, parsed)
-        digest = await asyncio.to_thread(_digest_of, module)
+        sizes = await asyncio.to_thread(_sizes_of, module, *(path for _, path in bundle))
+        await self._registry.storage.check(tenant, self._quota_of(owner), sizes)
+        digest = sizes[0][0]
         facts = await self._judge_module(module, digest, grants)
         await self._blobs.put_file(module)
         files = tuple(
@@ -143,9 +145,7 @@ class Deployer:
             warnings=warnings,
             author=author,
         )
-        return await self._record(
-            tenant, function, draft, grants, activate=activate, message=message, expected=expected
-        )
+        return await self._record(owner, function, draft, grants, activate=activate, message=message, expected=expected)
 
     async def change_policy(
         self, *, tenant: TenantName, function: FunctionName, policy: bytes, author: str, expected: Expected = None
@@ -190,17 +190,22 @@ class Deployer:
             author=author,
         )
         return await self._record(
-            tenant, function, draft, grants, activate=True, message="", expected=(str(existing.revision),)
+            owner, function, draft, grants, activate=True, message="", expected=(str(existing.revision),)
         )
 
     async def push_model(self, *, tenant: TenantName | None, model: ModelName, file: Path) -> tuple[Model, bool]:
         """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`."""
+        quota = None
         if tenant is not None:
-            await self._registry.tenants.get(tenant)
+            owner = await self._registry.tenants.get(tenant)
+            quota = self._quota_of(owner)
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size_bytes = os.fstat(fd).st_size
-            facts = await self._models.admit(await asyncio.to_thread(_digest_of, file), fd)
+            digest = await asyncio.to_thread(_digest_of, file)
+            if tenant is not None and quota is not None:
+                await self._registry.storage.check(tenant, quota, ((digest, size_bytes),))
+            facts = await self._models.admit(digest, fd)
         finally:
             os.close(fd)
         digest = await self._blobs.put_file(file)
@@ -212,7 +217,11 @@ class Deployer:
             inputs=facts.inputs,
             outputs=facts.outputs,
             probe=facts.probe,
+            quota=quota,
         )
+
+    def _quota_of(self, owner: Tenant) -> Quota:
+        return self.ceilings.for_class(owner.class_name).quota
 
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
         policy = parse_policy(text)
@@ -316,7 +325,7 @@ class Deployer:
 
     async def _record(
         self,
-        tenant: TenantName,
+        owner: Tenant,
         function: FunctionName,
         draft: Draft,
         grants: Grants,
@@ -326,9 +335,15 @@ class Deployer:
         expected: Expected,
     ) -> Deployed:
         placed = await self._registry.functions.place(
-            tenant, function, draft, activate=activate, message=message, expected=expected
+            owner.name,
+            function,
+            draft,
+            activate=activate,
+            message=message,
+            expected=expected,
+            quota=self._quota_of(owner),
         )
-        await self._snapshot.settle(tenant, function)
+        await self._snapshot.settle(owner.name, function)
         return Deployed(
             version=placed.version,
             created=placed.created,
@@ -348,6 +363,10 @@ def _refuse(faults: tuple[Fault, ...]) -> None:
 def _digest_of(path: Path) -> Digest:
     with path.open("rb") as file:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+def _sizes_of(*paths: Path) -> tuple[tuple[Digest, int], ...]:
+    return tuple((_digest_of(path), path.stat().st_size) for path in paths)
 
 
 def _draft(

@@ -4,7 +4,7 @@ import pytest
 
 from registry.conftest import Server
 from wisp.errors import InvalidSettings
-from wisp.registry import scripts
+from wisp.registry import functionscripts, scripts, storagescripts, usagescripts
 from wisp.registry.connection import Script
 from wisp.registry.keys import SCHEMA
 from wisp.registry.registry import Registry
@@ -23,9 +23,17 @@ async def test_another_schema_is_refused(registry: Registry, stored: str, says: 
     assert await registry.connection.get(SCHEMA) == stored.encode()
 
 
-@pytest.mark.parametrize("name", sorted(name for name, value in vars(scripts).items() if isinstance(value, Script)))
+SCRIPTS = {
+    name: value
+    for module in (functionscripts, scripts, storagescripts, usagescripts)
+    for name, value in vars(module).items()
+    if isinstance(value, Script)
+}
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_every_script_begins_with_its_contract(name: str) -> None:
-    script: Script = getattr(scripts, name)
+    script = SCRIPTS[name]
     first, second, *_ = script.text.splitlines()
     assert first.startswith("-- KEYS: ")
     assert second.startswith("-- ARGV: ")

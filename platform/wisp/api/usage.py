@@ -70,18 +70,6 @@ def shown(place: Place, use: Use) -> dict[str, object]:
     }
 
 
-async def stored_bytes(context: Context) -> int:
-    """Modules, bundles and models of its own, each content once."""
-    registry, sizes = context.node.registry, dict[str, int]()
-    for function in await registry.functions.list(context.owner):
-        for version in await registry.functions.versions(context.owner, function.name):
-            sizes[version.module] = version.module_bytes
-            sizes.update((file.digest, file.size_bytes) for file in version.bundle)
-    for model in await registry.models.list(context.owner):
-        sizes[model.digest] = model.size_bytes
-    return sum(sizes.values())
-
-
 async def usage(context: Context) -> Response:
     since, until = span(context)
     ledger = context.node.registry.usage
@@ -91,7 +79,7 @@ async def usage(context: Context) -> Response:
             f"more than {MAX_ITEMS} hours of functions: ask for fewer hours at a time", limit=MAX_ITEMS
         )
     items = [shown(place, use) for place, use in await ledger.read(context.owner, places)]
-    return document({"items": items, "storage_bytes": await stored_bytes(context)})
+    return document({"items": items, "storage_bytes": await context.node.registry.storage.used_bytes(context.owner)})
 
 
 OPERATIONS = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wisp.errors import Fault, InvalidTraffic, NotFound, RegistryUnavailable
 from wisp.names import FunctionName, TenantName
 from wisp.policy.parse import parse_policy
+from wisp.policy.schema import Quota
 from wisp.registry import functionscripts as scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection
@@ -18,6 +19,7 @@ from wisp.registry.models import Models
 from wisp.registry.records import Draft, Entry, Function, ModelPin, Tenant, Version
 from wisp.registry.refusals import accepted
 from wisp.registry.secrets import sealed_secrets
+from wisp.registry.storage import blob_words
 from wisp.registry.traffic import Traffic
 
 
@@ -53,10 +55,10 @@ class Functions:
         self.models = models
 
     async def put_version(
-        self, tenant: TenantName, name: FunctionName, draft: Draft, *, activate: bool
+        self, tenant: TenantName, name: FunctionName, draft: Draft, *, activate: bool, quota: Quota | None = None
     ) -> tuple[Version, bool]:
         """The version with this content and whether it is new; see `place`."""
-        placed = await self.place(tenant, name, draft, activate=activate)
+        placed = await self.place(tenant, name, draft, activate=activate, quota=quota)
         return placed.version, placed.created
 
     async def place(
@@ -68,12 +70,13 @@ class Functions:
         activate: bool,
         message: str = "",
         expected: Expected = None,
+        quota: Quota | None = None,
     ) -> Placed:
         """Gives the content its version, new or not, and activates that if asked: then it alone answers.
 
         The function comes into being with its first version; of more than `RETAINED_VERSIONS` the oldest that does not
         answer goes. Raises `NotFound` if the tenant or a pinned model is gone, `PreconditionFailed` if the function is
-        not at an expected revision.
+        not at an expected revision, `StorageQuota` and `QuotaExceeded` where `quota` does not allow what is new.
         """
         place = f"{tenant}/{name}"
         async with self.models.announced(tenant, name, draft.models):
@@ -91,6 +94,7 @@ class Functions:
                     Kind.GENERATION,
                     Kind.HISTORY,
                     Kind.GUARDS,
+                    Kind.SIZES,
                 ),
                 tenant,
                 name,
@@ -103,6 +107,9 @@ class Functions:
                 listed(expected),
                 draft.author,
                 message,
+                blob_words(draft),
+                "" if quota is None else quota.storage,
+                "" if quota is None else quota.functions,
             )
             created, raw, function = accepted(answer, place)
         return Placed(

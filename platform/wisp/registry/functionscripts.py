@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from wisp.registry.scripts import script
+from wisp.registry.storagescripts import STORAGE
 
 RETAINED_CHANGES: Final = 100
 """Rows of one function's history."""
@@ -68,13 +69,16 @@ end
 """
 
 PUT_VERSION = script(f"""
--- KEYS: tenant, functions, numbers, versions, contents, pins, models, generation, history, guards
+-- KEYS: tenant, functions, numbers, versions, contents, pins, models, generation, history, guards, sizes
 -- ARGV: tenant name, function name, content digest, version record without its number, activate ('1' or '0'),
 --       now in Unix seconds, pins ("own/<model> shared/<model> ..."), own models needed ("<model>@<version> ..."),
---       expected revisions, author, message
+--       expected revisions, author, message, its blobs ("digest bytes ..."), most bytes stored and most functions,
+--       each '' where there is no such limit
 -- ok, created (1 or 0), version record, function record | no_tenant | no_model, model@version | damaged | stale
+--     | too_many, limit used | no_storage, limit used more
 
 {FUNCTION}
+{STORAGE}
 if redis.call('EXISTS', KEYS[1]) == 0 then return {{'no_tenant'}} end
 for needed in string.gmatch(ARGV[8], '%S+') do
   if redis.call('HEXISTS', KEYS[7], needed) == 0 then return {{'no_model', needed}} end
@@ -98,6 +102,12 @@ else
   number = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') + 1
   local field = place(ARGV[2], number)
   if number <= state.latest or redis.call('HEXISTS', KEYS[4], field) == 1 then return {{'damaged'}} end
+  local functions = redis.call('HLEN', KEYS[2])
+  if not stored and ARGV[14] ~= '' and functions >= tonumber(ARGV[14]) then
+    return {{'too_many', ARGV[14] .. ' ' .. functions}}
+  end
+  local refused = beyond(ARGV[13], KEYS[4], KEYS[7], KEYS[11], ARGV[12])
+  if refused then return refused end
   record = numbered('number', number, ARGV[4])
   redis.call('HSET', KEYS[3], ARGV[2], number)
   redis.call('HSET', KEYS[4], field, record)

@@ -62,8 +62,8 @@ class Kind(StrEnum):
     QUOTAS = "quotas"
     """hash: the tenant's token bucket, what it used by day, and @holder -> a node's lease (`quotascripts`)."""
     SIZES = "sizes"
-    """hash: function@number or model@version, each with its kind before it -> "digest bytes digest bytes ...": what the
-    records say, so that storage need not be counted from whole records (`storagescripts`)."""
+    """hash: "version function@number" or "model model@version" -> "digest bytes digest bytes ...":
+    what its record says."""
     GENERATION = "generation"
     """integer: grows with every change in the slot."""
     USAGE = "usage"

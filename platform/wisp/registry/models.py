@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 from wisp.errors import NotFound
 from wisp.names import Digest, FunctionName, ModelName, TenantName, parse_digest, parse_model
+from wisp.policy.schema import Quota
 from wisp.registry import scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection
 from wisp.registry.keys import Kind, key, keys, model_field, reference_field
 from wisp.registry.records import Model, ModelPin
 from wisp.registry.refusals import accepted
+from wisp.registry.storagescripts import PUT_MODEL
 from wisp.wire.admissions import ModelProbe
 from wisp.wire.tensors import TensorSpec
 
@@ -71,8 +73,10 @@ class Models:
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         probe: ModelProbe | None = None,
+        quota: Quota | None = None,
     ) -> tuple[Model, bool]:
-        """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant."""
+        """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant,
+        `StorageQuota` and `QuotaExceeded` where `quota` does not allow what is new."""
         place = model_place(tenant, name)
         model = Model(
             name=name,
@@ -87,9 +91,17 @@ class Models:
         )
         kinds = [Kind.MODELS, Kind.MODEL_DIGESTS, Kind.MODEL_NUMBERS, Kind.GENERATION]
         if tenant is not None:
-            kinds.append(Kind.TENANT)
+            kinds += (Kind.TENANT, Kind.VERSIONS, Kind.SIZES)
         answer = await self.connection.run(
-            scripts.PUT_MODEL, keys(tenant, *kinds), tenant or "", name, digest, body_of(model, without="version")
+            PUT_MODEL,
+            keys(tenant, *kinds),
+            tenant or "",
+            name,
+            digest,
+            body_of(model, without="version"),
+            f"{digest} {size_bytes}",
+            "" if quota is None else quota.storage,
+            "" if quota is None else quota.models,
         )
         created, raw = accepted(answer, place)
         return decode(Model, raw, place=place), bool(created)

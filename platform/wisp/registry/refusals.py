@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wisp.errors import Conflict, InUse, NotFound, PreconditionFailed, RegistryUnavailable, WispError
+from wisp.errors import (
+    Conflict,
+    InUse,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    RegistryUnavailable,
+    StorageQuota,
+    WispError,
+)
+
+RETRY_S = 60
+"""Room comes when somebody makes it."""
 
 
 def accepted(answer: Sequence[Any], subject: str) -> list[Any]:
@@ -40,5 +52,13 @@ def refusal(code: str, subject: str, detail: str) -> WispError:
             return InUse(f"{subject}: it is the function's only version; delete the function")
         case "stale":
             return PreconditionFailed(f"{subject}: it has changed since; read it again")
+        case "too_many":
+            limit, used = (int(word) for word in detail.split())
+            message = f"{subject}: the tenant has {used} of the {limit} that its class allows; delete one first"
+            return QuotaExceeded(message, retry_after_s=RETRY_S, limit=limit, used=used)
+        case "no_storage":
+            limit, used, more = (int(word) for word in detail.split())
+            message = f"{subject}: {more} bytes more than the {used} stored are above the class's storage of {limit}"
+            return StorageQuota(message, retry_after_s=RETRY_S, limit=limit, used=used)
         case _:  # "damaged", or a script of a newer wisp
             return RegistryUnavailable(f"the registry's record of {subject} is damaged: restore it from a backup")

@@ -14,6 +14,7 @@ from wisp.registry.keys import SCHEMA, Kind, key
 from wisp.registry.models import Models
 from wisp.registry.policies import Policies
 from wisp.registry.quotas import Quotas
+from wisp.registry.storage import Storage
 from wisp.registry.tenants import Tenants
 from wisp.registry.usage import Usage
 
@@ -31,6 +32,7 @@ class Registry:
         self.functions = Functions(self.connection, self.models)
         self.policies = Policies(self.connection)
         self.quotas = Quotas(self.connection)
+        self.storage = Storage(self.connection)
         self.usage = Usage(self.connection)
 
     async def prepare(self) -> None:

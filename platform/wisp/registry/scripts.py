@@ -124,31 +124,6 @@ changed(KEYS[2], ARGV[1], 'key', ARGV[2])
 return {'ok'}
 """)
 
-PUT_MODEL = script("""
--- KEYS: models, model-digests, model-numbers, generation; for a tenant's model its tenant key too
--- ARGV: tenant name or '', model name, digest, model record without its version
--- ok, created (1 or 0), model record | no_tenant | damaged
-
-if KEYS[5] and redis.call('EXISTS', KEYS[5]) == 0 then return {'no_tenant'} end
-local content = ARGV[2] .. '@' .. ARGV[3]
-local known = redis.call('HGET', KEYS[2], content)
-if known then
-  local record = redis.call('HGET', KEYS[1], ARGV[2] .. '@' .. known)
-  local model = record and unseal(record)
-  if not model or model.digest ~= ARGV[3] then return {'damaged'} end
-  return {'ok', 0, record}
-end
-local number = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') + 1
-local field = ARGV[2] .. '@' .. string.format('%d', number)
-if redis.call('HEXISTS', KEYS[1], field) == 1 then return {'damaged'} end
-local record = numbered('version', number, ARGV[4])
-redis.call('HSET', KEYS[3], ARGV[2], number)
-redis.call('HSET', KEYS[1], field, record)
-redis.call('HSET', KEYS[2], content, number)
-changed(KEYS[4], ARGV[1], 'model', ARGV[2])
-return {'ok', 1, record}
-""")
-
 DELETE_MODEL = script("""
 -- KEYS: models, model-digests, pins, generation
 -- ARGV: tenant name, model name
