@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,15 @@ from quota_nodes import ACME, FREE, QUOTA, leases_asked, redis_running
 from wat import LOOP, answering, handler
 from wisp.api.problems import problem_of
 from wisp.errors import QueueTimeout, QuotaExceeded, RateLimited, Suspended, TooManyInflight
-from wisp.names import parse_function
+from wisp.names import FunctionName, TenantName, parse_function
 from wisp.node import Node
 from wisp.policy.grants import Concurrency
 from wisp.policy.schema import Quota
 from wisp.quotas import Quotas
+from wisp.registry.records import Entry
 from wisp.registry.registry import Registry
 from wisp.settings import Settings
+from wisp.suspensions import Suspensions
 from wisp.wire.outcome import Outcome, Receipt
 
 HELLO = parse_function("hello")
@@ -160,18 +162,18 @@ async def test_a_function_runs_no_more_than_it_may_and_its_queue_is_in_order(reg
     await quotas.close()
 
 
-async def test_a_suspension_stops_what_runs_on_every_node(url: str, registry: Registry, tmp_path: Path) -> None:
-    await registry.connection.command("FLUSHALL")
+@asynccontextmanager
+async def two_nodes(url: str, directory: Path) -> AsyncIterator[tuple[Node, Node]]:
     async with AsyncExitStack() as stack:
         nodes = [
             await stack.enter_async_context(
                 Node(
                     Settings.load(
                         {
-                            "data_dir": str(tmp_path / name),
+                            "data_dir": str(directory / name),
                             "workers": "1",
                             "redis": url,
-                            "blobs": f"file://{tmp_path}/blobs",
+                            "blobs": f"file://{directory}/blobs",
                         },
                         environ={"WISP_OPERATOR_KEY": OPERATOR_KEY},
                     )
@@ -179,6 +181,82 @@ async def test_a_suspension_stops_what_runs_on_every_node(url: str, registry: Re
             )
             for name in ("a", "b")
         ]
+        yield nodes[0], nodes[1]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["function", "tenant"])
+async def test_after_a_suspension_nothing_is_answered_while_a_version_is_being_prepared(
+    url: str, registry: Registry, tmp_path: Path, whole: bool
+) -> None:
+    await registry.connection.command("FLUSHALL")
+    hello = parse_function("hello")
+    async with two_nodes(url, tmp_path) as nodes:
+        here = await Tenancy.create(nodes[0], "acme", "standard")
+        tenancies = (here, Tenancy(node=nodes[1], name=here.name, secret=here.secret))
+        await here.deploy("hello", answering(b"one"), HANDLER_POLICY + PATIENT)
+        await here.deploy("hello", answering(b"two"), HANDLER_POLICY + PATIENT, activate=False)
+        preparing, knows = [asyncio.Event(), asyncio.Event()], [asyncio.Event(), asyncio.Event()]
+        counted = {"before": 0, "late": 0, "refused": 0}
+        applied = False
+
+        def watch(node: Node, reached: asyncio.Event, known: asyncio.Event) -> None:
+            async def prepare(entry: Entry) -> None:
+                reached.set()
+                await asyncio.Event().wait()  # a version that never gets ready
+
+            def on_suspended(tenant: TenantName, function: FunctionName | None) -> None:
+                known.set()
+                stop(tenant, function)
+
+            stop = node.snapshot.on_suspended
+            node.snapshot.prepare, node.snapshot.on_suspended = prepare, on_suspended
+
+        async def call_on(tenancy: Tenancy) -> None:
+            while counted["refused"] < 200:
+                try:
+                    reply = await tenancy.call("hello")
+                except Suspended:
+                    counted["refused"] += 1
+                    await asyncio.sleep(0)
+                else:
+                    assert reply.outcome is Outcome.OK
+                    counted["late" if applied else "before"] += 1
+
+        for tenancy in tenancies:
+            await tenancy.call("hello")
+        for node, reached, known in zip(nodes, preparing, knows, strict=True):
+            watch(node, reached, known)
+        callers = [asyncio.create_task(call_on(tenancy)) for tenancy in tenancies for _ in range(3)]
+        async with asyncio.timeout(30):
+            await nodes[0].registry.functions.activate(here.name, hello, 2)
+            for reached in preparing:
+                await reached.wait()
+            so_far = counted["before"]
+            while counted["before"] < so_far + 20:  # the former version answers meanwhile
+                await asyncio.sleep(0.001)
+            if whole:
+                await nodes[0].registry.tenants.patch(here.name, suspended=True)
+            else:
+                await nodes[0].registry.functions.suspend(here.name, hello)
+            for known in knows:
+                await known.wait()
+            applied = True
+            await asyncio.gather(*callers)
+        assert counted["late"] == 0
+
+
+async def test_what_has_just_ended_well_is_not_answered_once_it_is_suspended(registry: Registry) -> None:
+    suspensions = Suspensions(registry)
+    with pytest.raises(Suspended):
+        async with suspensions.under_way(ACME, HELLO):
+            suspensions.stop(ACME, None)
+    async with suspensions.under_way(ACME, HELLO):
+        suspensions.stop(ACME, parse_function("other"))
+
+
+async def test_a_suspension_stops_what_runs_on_every_node(url: str, registry: Registry, tmp_path: Path) -> None:
+    await registry.connection.command("FLUSHALL")
+    async with two_nodes(url, tmp_path) as nodes:
         here = await Tenancy.create(nodes[0], "acme", "standard")
         there = Tenancy(node=nodes[1], name=here.name, secret=here.secret)
         await here.deploy("long", handler(LOOP), LONG)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,7 +26,6 @@ from wisp.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
-    RegistryUnavailable,
     Suspended,
     TooManyInflight,
     Unauthorized,
@@ -371,7 +370,7 @@ class Dispatcher:
         self.plans.begin(plan)
         try:
             async with self._suspensions.under_way(target.tenant, target.function):
-                await self._refuse_suspended(target)
+                await self._refuse_ended(target)
                 turn = await self._quotas.enter(
                     target.tenant,
                     target.function,
@@ -388,12 +387,16 @@ class Dispatcher:
         finally:
             self.plans.end(plan)
 
-    async def _refuse_suspended(self, target: Target) -> None:
-        """Raises `Suspended`: it may have come to be while the body was read."""
-        with suppress(RegistryUnavailable):  # what was resolved holds
-            entry = await self._entry(target.tenant, target.function)
-            if entry is not None and (entry.tenant.suspended or entry.function.suspended):
-                raise Suspended("the function is suspended")
+    async def _refuse_ended(self, target: Target) -> None:
+        """Raises `Suspended`, or `FunctionNotFound`: it may have come to be while the body was read.
+
+        `RegistryUnavailable` where something of the kind has happened, and what it left cannot be read.
+        """
+        entry = await self._entry(target.tenant, target.function)
+        if entry is None:
+            raise FunctionNotFound("there is no such function")
+        if entry.tenant.suspended or entry.function.suspended:
+            raise Suspended("the function is suspended")
 
     def _answer(self, target: Target, request_id: RequestId, ending: Ending, queue_ns: int, bytes_in: int) -> Answer:
         outcome, detail, response = ending.outcome, ending.detail, None

@@ -193,6 +193,7 @@ class Node:
         suspensions = Suspensions(self.registry)
         self._stack.push_async_callback(suspensions.close)
         self.snapshot.on_change = suspensions.note_change
+        self.snapshot.on_suspended = suspensions.stop
         self.dispatcher = Dispatcher(
             snapshot=self.snapshot,
             sandboxes=self.sandboxes,
@@ -372,5 +373,6 @@ class Node:
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,
             "registry": self.snapshot.reach.as_json() | ({} if self.kept is None else {"kept": self.kept.as_json()}),
+            "quotas": {"cut_off": self.quotas.cut_off},
             "policies": {"source": self.book.source.value, "faulty": sorted(self.book.faults)},
         }

@@ -232,6 +232,7 @@ def gauges_of(node: Node) -> Gauges:
         bytes_in_flight=node.budget.used_bytes,
         sandbox_restarts=node.sandboxes.restarts,
         inference_restarts=node.host.restarts + node.own_hosts.restarts,
+        quotas_cut_off=node.quotas.cut_off,
         blob_cache_bytes=node.blobs.cached_bytes,
         blob_faults=node.blobs.faults.counts,
         denials=node.denials.counts,

@@ -1,8 +1,9 @@
 """The kill switch: what runs of a tenant or a function is stopped when an operator suspends it.
 
-Refusing the next request is `dispatch.resolve`'s. Here are those that are under way: each stands in a list from before
-its turn to its end. When the registry changes for its tenant, or may have, the records are read again; what is
-suspended then is cancelled, as if its caller had gone, and the caller is told.
+Refusing the next request is `dispatch`'s. Here are those that are under way: each stands in a list from before its turn
+to its end. The moment that this node knows of a suspension they are cancelled, as if their callers had gone, and the
+callers are told; one that has just ended well is not answered either. When the registry changes for its tenant in a way
+that nobody said, the records are read again.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ Name = tuple[TenantName, FunctionName]
 class UnderWay:
     """`async with`: one request. Raises `Suspended` at its end if it was stopped."""
 
-    __slots__ = ("_among", "_name", "_stop")
+    __slots__ = ("_among", "_name", "_stop", "_stopped")
 
     def __init__(self, among: dict[Name, set[UnderWay]], name: Name) -> None:
         self._among = among
         self._name = name
         self._stop = asyncio.timeout(None)
+        self._stopped = False
 
     async def __aenter__(self) -> None:
         await self._stop.__aenter__()
@@ -48,14 +50,21 @@ class UnderWay:
         try:
             await self._stop.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise Suspended("the function was suspended while it ran") from None
+            raise _stopped() from None
+        if self._stopped and kind is None:
+            raise _stopped()
 
     def stop(self) -> None:
+        self._stopped = True
         self._stop.reschedule(asyncio.get_running_loop().time())
 
 
+def _stopped() -> Suspended:
+    return Suspended("the function was suspended while it ran")
+
+
 class Suspensions:
-    """`note_change` is called after every change that this node hears of."""
+    """`note_change` is called after every change that this node hears of, `stop` for what it knows to be suspended."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -65,6 +74,13 @@ class Suspensions:
 
     def under_way(self, tenant: TenantName, function: FunctionName) -> UnderWay:
         return UnderWay(self._under_way, (tenant, function))
+
+    def stop(self, tenant: TenantName, function: FunctionName | None) -> None:
+        """None: all of the tenant's functions."""
+        for (owner, name), requests in self._under_way.items():
+            if owner == tenant and function in (None, name):
+                for request in requests:
+                    request.stop()
 
     def note_change(self, tenant: TenantName) -> None:
         if any(owner == tenant for owner, _ in self._under_way):
@@ -79,8 +95,7 @@ class Suspensions:
             functions = [function for owner, function in self._under_way if owner == tenant]
             try:
                 for name in await self._suspended(tenant, functions):
-                    for request in tuple(self._under_way.get(name, ())):
-                        request.stop()
+                    self.stop(*name)
             except RegistryUnavailable:
                 if any(owner == tenant for owner, _ in self._under_way):
                     self._changed.add(tenant)

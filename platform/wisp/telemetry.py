@@ -86,6 +86,7 @@ class Gauges:
     registry_reachable: bool = True
     registry_stale_seconds: float = 0.0
     blob_cache_bytes: int = 0
+    quotas_cut_off: int = 0
     blob_faults: Mapping[str, int] = field(default_factory=dict)
     denials: Mapping[str, int] = field(default_factory=dict)
     walls: tuple[tuple[str, str, bool], ...] = ()
@@ -98,6 +99,7 @@ HELP = {
     "bytes_in_flight": "Bytes of request and response bodies that this node holds.",
     "registry_reachable": "Whether the registry answers; while it does not, this node answers from memory.",
     "registry_stale_seconds": "Since what this node remembers was last compared with the registry; -1: never yet.",
+    "quotas_cut_off": "Tenants that go on without a quota lease, at this node's share, since none could be had.",
     "blob_cache_bytes": "Bytes of this node's copies of blobs that are kept elsewhere.",
 }
 

@@ -114,7 +114,10 @@ async def change(context: Context) -> Response:
     functions = context.node.registry.functions
     switch = functions.suspend if wanted.suspended else functions.resume
     function = await switch(context.owner, name, author=context.caller.author, expected=expected(context))
-    context.node.snapshot.invalidate(context.owner, name)
+    if function.suspended:
+        context.node.snapshot.suspend(context.owner, name, function.revision)
+    else:
+        context.node.snapshot.invalidate(context.owner, name)
     return tagged(document(show(function)), function.revision)
 
 

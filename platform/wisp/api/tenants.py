@@ -63,7 +63,10 @@ async def change(context: Context) -> Response:
     tenant = await context.node.registry.tenants.patch(
         context.owner, class_name=class_name, suspended=wanted.suspended, expected=expected(context)
     )
-    context.node.snapshot.end(tenant.name)
+    if tenant.suspended:
+        context.node.snapshot.suspend(tenant.name, None, tenant.revision)
+    else:
+        context.node.snapshot.end(tenant.name)
     return tagged(document(show(tenant)), tenant.revision)
 
 

@@ -23,7 +23,8 @@ LISTEN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """`kind`: tenant, key, function, secret or model, perhaps another of a newer wisp. `generation` counts the slot's
+    """`kind`: tenant, key, function, secret or model, perhaps another of a newer wisp; what holds before anything is
+    read is a kind of its own: tenant-suspended, function-suspended, function-deleted. `generation` counts the slot's
     changes.
 
     `tenant` is None for what the operator shares.

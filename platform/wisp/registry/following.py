@@ -105,6 +105,12 @@ class Following:
             case "function":
                 snapshot.doubt_function(tenant, FunctionName(event.name))
                 self._on_function(tenant, FunctionName(event.name))
+            case "function-suspended":
+                snapshot.suspend(tenant, FunctionName(event.name), event.generation)
+            case "function-deleted":
+                snapshot.drop(tenant, FunctionName(event.name))
+            case "tenant-suspended":
+                snapshot.suspend(tenant, None, event.generation)
             case "secret":
                 snapshot.doubt_functions(tenant)
             case "key":

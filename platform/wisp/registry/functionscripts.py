@@ -163,7 +163,7 @@ else
   if state.suspended == (action == 'suspend') then return {{'ok', raw}} end
   state.suspended = action == 'suspend'
 end
-state.revision = changed(KEYS[3], ARGV[1], 'function', ARGV[2])
+state.revision = changed(KEYS[3], ARGV[1], action == 'suspend' and 'function-suspended' or 'function', ARGV[2])
 if action == 'traffic' then state.traffic.id = state.revision end
 note(KEYS[4], state, action, version, ARGV[4], ARGV[5])
 return {{'ok', keep(KEYS[1], KEYS[5], state)}}
@@ -208,7 +208,7 @@ local state = unseal(raw)
 if state and not matches(ARGV[3], state.revision or 0) then return {'stale'} end
 for index = 1, 2 do redis.call('HDEL', KEYS[index], ARGV[2]) end
 for index = 3, 6 do drop(KEYS[index], ARGV[2]) end
-changed(KEYS[7], ARGV[1], 'function', ARGV[2])
+changed(KEYS[7], ARGV[1], 'function-deleted', ARGV[2])
 return {'ok'}
 """)
 

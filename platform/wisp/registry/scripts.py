@@ -83,7 +83,7 @@ if not tenant then return {'damaged'} end
 if not matches(ARGV[2], tenant.revision or 0) then return {'stale'} end
 if ARGV[3] ~= '' then tenant.class_name = ARGV[3] end
 if ARGV[4] ~= '' then tenant.suspended = ARGV[4] == '1' end
-tenant.revision = changed(KEYS[2], ARGV[1], 'tenant', ARGV[1])
+tenant.revision = changed(KEYS[2], ARGV[1], ARGV[4] == '1' and 'tenant-suspended' or 'tenant', ARGV[1])
 raw = seal(cjson.encode(tenant))
 redis.call('SET', KEYS[1], raw)
 return {'ok', raw}

@@ -49,6 +49,8 @@ class Snapshot:
         self.prepare: Callable[[Entry], Awaitable[None]] = as_it_is
         self.on_change: Callable[[TenantName], None] = lambda tenant: None
         """Called with each tenant of whom something may have changed."""
+        self.on_suspended: Callable[[TenantName, FunctionName | None], None] = lambda tenant, function: None
+        """Called the moment that a function, or None for all of a tenant's, is known to be suspended."""
         self.functions: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.pins: Shelf[Entry] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
         self.keys: Shelf[Key] = Shelf(Memory(capacity=capacity, absent_s=absent_s))
@@ -74,7 +76,7 @@ class Snapshot:
         """One version by its number, whatever the traffic says; the entry has no version if it is not retained."""
         return await self.pins.get(
             Named(tenant, version_field(name, number)),
-            lambda: self._load(tenant, lambda: self.registry.functions.entry(tenant, name, number)),
+            lambda: self._load_entry(tenant, name, number),
         )
 
     def peek_key(self, secret: str) -> Key | Literal[Unknown.UNKNOWN] | None:
@@ -162,6 +164,27 @@ class Snapshot:
         self._recall_keys(tenant)
         self.keys.invalidate(lambda key: key.tenant == tenant)
 
+    def drop(self, tenant: TenantName, function: FunctionName) -> None:
+        """It was deleted or suspended: it does not answer before it is read again."""
+        place = Named(tenant, function)
+        if place in self.functions.memory.found:
+            self._recall((place,))
+        self.invalidate(tenant, function)
+
+    def suspend(self, tenant: TenantName, function: FunctionName | None, revision: int) -> None:
+        """A function, or all of a tenant's, was suspended at this revision of its record: holds at once, without a
+        reading. Of no matter where a later revision is known already."""
+        for place, entry in self.functions.memory.found.items():
+            if place.tenant == tenant and function in (None, place.name):
+                known = entry.tenant.revision if function is None else entry.function.revision
+                if known > revision:
+                    return
+        self.on_suspended(tenant, function)
+        if function is None:
+            self.end(tenant)
+        else:
+            self.drop(tenant, function)
+
     def end(self, tenant: TenantName) -> None:
         """The tenant itself has changed, perhaps it was suspended: nothing of it answers before it is read again."""
         self._recall_keys(tenant)
@@ -234,8 +257,13 @@ class Snapshot:
     def _forget_pins(self, tenant: TenantName, function: FunctionName) -> None:
         self.pins.invalidate(lambda key: key.tenant == tenant and key.name.partition("@")[0] == function)
 
-    async def _load_entry(self, tenant: TenantName, name: FunctionName) -> Entry | None:
-        return await self._load(tenant, lambda: self.registry.functions.entry(tenant, name))
+    async def _load_entry(self, tenant: TenantName, name: FunctionName, number: int | None = None) -> Entry | None:
+        entry = await self._load(tenant, lambda: self.registry.functions.entry(tenant, name, number))
+        if entry is not None and (entry.tenant.suspended or entry.function.suspended):
+            known = self.functions.memory.found.get(Named(tenant, name))
+            if known is None or known.function.revision <= entry.function.revision:
+                self.on_suspended(tenant, name)
+        return entry
 
     async def _load(self, tenant: TenantName, load: Callable[[], Awaitable[V | None]]) -> V | None:
         self.reach.check()
