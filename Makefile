@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours cluster-test clean
+.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours cluster-test bench-nn clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +50,9 @@ bench-neighbours: $(VENV)/.installed ## what a hostile neighbour costs an honest
 
 cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load, ten minutes
 	$(BIN)/python tests/bench/bench_cluster.py
+
+bench-nn: $(VENV)/.installed ## inference against onnxruntime alone, FastAPI and MLServer, as ratios; half an hour
+	$(BIN)/python tests/bench/bench_nn.py
 
 clean: ## everything that these targets made, the virtual environment too
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis sdk-rust/target

@@ -27,6 +27,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+    if scope["method"] == "POST":
+        while (await receive()).get("more_body", False):
+            pass
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": BODY})

@@ -35,7 +35,8 @@ def pss_bytes(router: Router) -> int:
     raise ValueError("no Pss in smaps_rollup")
 
 
-def measure(hosts: int, model: bytes, root: Path, cache: ModelCache, *, prepared: bool) -> None:
+def measure(hosts: int, model: bytes, root: Path, cache: ModelCache, *, prepared: bool) -> float:
+    """What all hosts take together, over what one takes."""
     rooms = [Rooms(root / "rooms" / str(number)).make() for number in range(hosts)]
     routers = [Router(root / "empty", models_fd=room.fd) for room in rooms]
     try:
@@ -56,6 +57,7 @@ def measure(hosts: int, model: bytes, root: Path, cache: ModelCache, *, prepared
             f"{kind:9} {hosts} hosts: open {opened_ms[0]} ms, then {rest:.0f} ms each; "
             f"memory of one {total[0] >> 20} MiB, of all {total[-1] >> 20} MiB, ratio {total[-1] / total[0]:.2f}"
         )
+        return total[-1] / total[0]
     finally:
         for router in routers:
             router.finish()
@@ -63,13 +65,9 @@ def measure(hosts: int, model: bytes, root: Path, cache: ModelCache, *, prepared
             room.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a model of 16 MB and two hosts")
-    parser.add_argument("--hosts", type=int, default=10)
-    options = parser.parse_args()
-    hosts = 2 if options.quick else options.hosts
-    model = gemm(2000 if options.quick else 5000).SerializeToString()
+def compare(hosts: int, columns: int) -> dict[str, float]:
+    """By "prepared" and "uploaded": what `hosts` hosts take together on one matrix of so many columns, over one."""
+    model = gemm(columns).SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "empty").mkdir(mode=0o500)
@@ -82,8 +80,17 @@ def main() -> None:
         asyncio.run(cache.put(DIGEST, facts, *files))
         for fd in files:
             os.close(fd)
-        for prepared in (True, False):
-            measure(hosts, model, root, cache, prepared=prepared)
+        return {
+            kind: measure(hosts, model, root, cache, prepared=kind == "prepared") for kind in ("prepared", "uploaded")
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a model of 16 MB and two hosts")
+    parser.add_argument("--hosts", type=int, default=10)
+    options = parser.parse_args()
+    compare(2 if options.quick else options.hosts, 2000 if options.quick else 5000)
 
 
 if __name__ == "__main__":
