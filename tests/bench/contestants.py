@@ -113,13 +113,14 @@ def wait_until_right(request: Request, process: subprocess.Popen[bytes] | None =
     until = time.monotonic() + START_S
     while True:
         try:
-            measure(request, 1, 0.0)
+            if measure(request, 1, 0.0).rate > 0:
+                return
+            reason = "it refuses every request"
         except (OSError, RuntimeError) as error:
-            if time.monotonic() > until or (process is not None and process.poll() is not None):
-                raise RuntimeError(f"{request.path} on port {request.port} does not start: {error}") from error
-            time.sleep(0.2)
-        else:
-            return
+            reason = str(error)
+        if time.monotonic() > until or (process is not None and process.poll() is not None):
+            raise RuntimeError(f"{request.path} on port {request.port} does not start: {reason}")
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Callers that ask again as soon as they are answered, on connections of their own, all in this one process.
 
-Every answer is read: one that does not say the right label ends the run.
+Every answer is read: one that does not say the right label ends the run. A refusal for want of room (429 or 503) is
+counted, is neither a request a second nor a latency, and its caller asks again after a little while.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import uvloop
 
 from bench.report import percentile
 
+REFUSALS = (b" 429", b" 503")
+PAUSE_S = 0.01
 ANSWER_S = 60.0
 """The longest that the last answer may take once the round is over."""
 
@@ -39,11 +42,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What one round showed."""
+    """What one round showed. Without any answer the times are not numbers."""
 
     rate: float
     p50_ms: float
     p99_ms: float
+    refused: int = 0
 
 
 class Caller(asyncio.Protocol):
@@ -53,6 +57,7 @@ class Caller(asyncio.Protocol):
         self._until = 0.0
         self._sent = 0.0
         self.times: list[float] = []
+        self.refused = 0
         self.ended = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
 
@@ -75,11 +80,18 @@ class Caller(asyncio.Protocol):
             return
         now = time.perf_counter()
         self._received = b""
-        if b" 200 " not in head[:16] or not self._request.right(body):
+        if head[8:12] in REFUSALS:
+            self.refused += 1
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on, now)
+            return
+        if head[8:12] != b" 200" or not self._request.right(body):
             self._fail(f"{self._request.path} on port {self._request.port}: {(head + body)[:600]!r}")
             return
         self.times.append(now - self._sent)
-        if now < self._until:
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        if now < self._until and not self.ended.done():
             self._ask()
         elif not self.ended.done():
             self.ended.set_result(None)
@@ -119,7 +131,8 @@ async def _measure(request: Request, callers: int, seconds: float) -> Load:
                 caller.transport.close()
     took = time.perf_counter() - began
     times = [one * 1e3 for caller in made for one in caller.times]
-    return Load(rate=len(times) / took, p50_ms=percentile(times, 50), p99_ms=percentile(times, 99))
+    refused = sum(caller.refused for caller in made)
+    return Load(rate=len(times) / took, p50_ms=percentile(times, 50), p99_ms=percentile(times, 99), refused=refused)
 
 
 def measure(request: Request, callers: int, seconds: float) -> Load:

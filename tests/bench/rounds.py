@@ -152,6 +152,9 @@ def show(work: Workload, rounds: Rounds) -> None:
     ]
     print(f"\n{work.function}: requests a second, p50 ms, p99 ms")
     print(table(("", *(f"{callers} callers" for callers in rounds.at_once)), cells))
+    for (name, callers), loads in sorted(rounds.loads.items()):
+        if refused := sum(load.refused for load in loads):
+            print(f"{name} refused {refused} requests of {callers} callers for want of room (429 or 503)")
     ways = sorted(rounds.alone.items(), key=lambda item: (item[0].prepare, item[0].callers, -median_rate(item[1])))
     rows = [(str(way), f"{median_rate(loads):.0f}  {median_p50(loads):.1f}") for way, loads in ways]
     print(table(("onnxruntime alone", "runs a second, p50 ms"), rows), flush=True)
