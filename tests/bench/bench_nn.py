@@ -33,9 +33,9 @@ MINORITIES = ((CALLERS - 1, 1), (16, 2))
 METHOD = (
     "all contestants, and one load generator whose callers ask again as soon as they are answered, share the machine;"
     " contestants take turns in each round and ratios are of one round, their median over the rounds; every answer's"
-    " label is checked, refusals are counted apart; the same bytes for all: a BMP of 512x341 for classify, a PNG of 8x8 for digits; FastAPI counts"
-    " at the best of its settings for each number of callers, onnxruntime alone at the best of sessions, threads and"
-    " callers; gemm and minority: the inference host alone, its slots played by the benchmark"
+    " label is checked, refusals are counted apart; the same bytes for all: a BMP of 512x341 for classify, a PNG of 8x8"
+    " for digits; FastAPI counts at the best of its settings for each number of callers, onnxruntime alone at the best"
+    " of sessions, threads and callers; gemm and minority: the inference host alone, its slots played by the benchmark"
 )
 
 
