@@ -34,6 +34,7 @@ from wisp.wire.exchange import encode_request_head
 from wisp.wire.inferences import CLOSE, OPEN, SLOT, Binding, BoundModel
 from wisp.wire.inferences import Kind as HostKind
 from wisp.wire.invocations import FunctionLink, ModelLink
+from wisp.wire.meters import Meter
 from wisp.wire.outcome import Outcome
 from wisp.wire.segments import Segment, create_fixed, create_frozen
 from wisp.wire.tensors import ElementType, TensorSpec
@@ -135,7 +136,8 @@ def inference_host(binding: Binding, model: Path) -> Iterator[tuple[HostLine, Ca
             assert control.receive() is not None
         near, far = socket_pair()
         tensors = create_fixed("tensors", 1 << 20)
-        control.send(HostKind.SLOT, SLOT.pack(0), (far.fileno(), tensors))
+        meter = Meter.create()
+        control.send(HostKind.SLOT, SLOT.pack(0), (far.fileno(), tensors, meter.fd))
         far.close()
         control.send(HostKind.BIND, binding.encode())
         line = HostLine(Channel(near), Segment(tensors))
@@ -150,6 +152,7 @@ def inference_host(binding: Binding, model: Path) -> Iterator[tuple[HostLine, Ca
             line.close()
             control.close()
             process.wait(10)
+            meter.close()
 
 
 def sandbox_costs() -> dict[str, float]:

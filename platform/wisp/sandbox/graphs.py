@@ -1,8 +1,9 @@
 """A guest's graphs and execution contexts: what stands behind the handles of wasi-nn, for one invocation.
 
 Inputs are copied into the tensor segment the moment they are set, since a guest may reuse its buffer right after.
-Outputs are copied out of it after each `compute`, so contexts can be interleaved. Handles count up from 0, graphs and
-contexts apart, and are never used again. The inputs' room is given back when the last context is gone.
+Outputs stay in it until their context computes again (`sandbox.outputs`), so contexts can be interleaved. Handles count
+up from 0, graphs and contexts apart, and are never used again. The inputs' room is given back when the last context is
+gone.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from wisp.sandbox.hostline import HostLine
+from wisp.sandbox.outputs import ALIGNMENT, OutputRoom, Outputs, aligned
 from wisp.wire.invocations import ModelLink
 from wisp.wire.tensors import TensorRef
 
 MAX_GRAPHS = 64
 MAX_CONTEXTS = 64
-ALIGNMENT = 64
-"""Of tensors in the segment, for the host's kernels."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Context:
     inputs: dict[int, TensorRef] = field(default_factory=dict)
     capacities: dict[int, int] = field(default_factory=dict)
     """Bytes reserved in the segment for each input, so that setting it again needs no more room."""
-    outputs: list[bytes] | None = None
+    outputs: Outputs | None = None
 
 
 class Graphs:
@@ -42,6 +42,7 @@ class Graphs:
     def __init__(self, line: HostLine | None, own_line: HostLine | None = None) -> None:
         """To the shared inference host, and to the tenant's own."""
         self._lines = (line, own_line)
+        self._rooms = tuple(None if one is None else OutputRoom(one.segment, one.input_room) for one in self._lines)
         self.graphs: dict[int, Graph] = {}
         self.contexts: dict[int, Context] = {}
         self.count = 0
@@ -51,11 +52,16 @@ class Graphs:
         self._next_context = 0
         self._input_bytes = [0, 0]
         """By line."""
-        self._output_bytes = 0
 
     def line_of(self, graph: Graph) -> HostLine | None:
         """Where its model is; None if there is no such host at present."""
         return self._lines[graph.model.own]
+
+    def room_of(self, graph: Graph) -> OutputRoom:
+        """Of a graph that has a line."""
+        room = self._rooms[graph.model.own]
+        assert room is not None
+        return room
 
     def add_graph(self, number: int, model: ModelLink) -> int | None:
         """The handle, or None when there are too many."""
@@ -78,7 +84,7 @@ class Graphs:
         context = self.contexts.pop(handle, None)
         if context is None:
             return False
-        self._output_bytes -= sum(map(len, context.outputs or ()))
+        self.drop_outputs(context)
         if not self.contexts:
             self._input_bytes = [0, 0]
         return True
@@ -90,7 +96,7 @@ class Graphs:
             return None
         if index in context.inputs and context.capacities[index] >= length:
             return context.inputs[index].offset
-        room = max(-(-length // ALIGNMENT), 1) * ALIGNMENT
+        room = max(aligned(length), ALIGNMENT)
         offset = self._input_bytes[context.graph.model.own]
         if offset + room > line.input_room:
             return None
@@ -98,14 +104,7 @@ class Graphs:
         context.capacities[index] = room
         return offset
 
-    def keep_outputs(self, context: Context, line: HostLine, outputs: list[TensorRef]) -> bool:
-        """Copies them out of the segment. False when the guest's contexts together hold too much already."""
-        self._output_bytes -= sum(map(len, context.outputs or ()))
-        context.outputs = None
-        size = sum(output.length for output in outputs)
-        if self._output_bytes + size > line.input_room:
-            return False
-        self._output_bytes += size
-        view = line.segment.view
-        context.outputs = [view[one.offset : one.offset + one.length].tobytes() for one in outputs]
-        return True
+    def drop_outputs(self, context: Context) -> None:
+        if context.outputs is not None:
+            self.room_of(context.graph).drop(context.outputs)
+            context.outputs = None

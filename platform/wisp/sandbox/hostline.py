@@ -1,6 +1,7 @@
 """The sandbox's line to an inference host: one socket, one tensor segment, one question at a time.
 
-The first half of the segment is for inputs, the second for outputs; the router created it, both ends map it.
+The first half of the segment, up to `input_room`, is for inputs, the second for outputs; the router created it, both
+ends map it.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ class HostLine:
         self._poll.register(channel.fileno(), select.POLLIN)
 
     def infer(
-        self, invocation: int, model: int, inputs: list[TensorRef], deadline_ns: int
+        self, invocation: int, model: int, inputs: list[TensorRef], room: tuple[int, int], deadline_ns: int
     ) -> tuple[Status, list[TensorRef], int]:
-        """(status, outputs lying in the segment until the next call, ns spent). Raises `HostLost`.
+        """(status, outputs lying in the segment, ns spent). `room`: the offset and length in which they are to lie.
+        Raises `HostLost`.
 
         Waits for the deadline and a little longer, then answers DEADLINE by itself.
         """
         self._sequence += 1
-        room = self.segment.size_bytes - self.input_room
-        head = COMPUTE_HEAD.pack(invocation, self._sequence, model, len(inputs), self.input_room, room)
+        head = COMPUTE_HEAD.pack(invocation, self._sequence, model, len(inputs), *room)
         try:
             self.channel.send(Kind.COMPUTE, head + pack_tensors(inputs))
             while True:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
+from wisp.errors import InvalidFrame
 from wisp.sandbox import memory
-from wisp.sandbox.graphs import Context, Graphs
-from wisp.sandbox.hostline import HostLine, HostLost
+from wisp.sandbox.graphs import Graphs
+from wisp.sandbox.hostline import HostLost
 from wisp.sandbox.invocation import STOP, Invocation, Stop
+from wisp.sandbox.outputs import bytes_of
 from wisp.wire.inferences import Status
 from wisp.wire.invocations import Kind, decode_model
 from wisp.wire.outbound import Status as Inbound
@@ -182,11 +184,17 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
     line = graphs.line_of(context.graph)
     if line is None or len(context.inputs) != len(context.graph.model.inputs):
         return Errno.RUNTIME_ERROR
+    graphs.drop_outputs(context)
+    room = graphs.room_of(context.graph)
+    gap = room.gap(bytes_of(context.graph.model.outputs))
     try:
         status, outputs, spent_ns = line.infer(
-            call.number, context.graph.number, list(context.inputs.values()), call.deadline_ns
+            call.number, context.graph.number, list(context.inputs.values()), gap, call.deadline_ns
         )
-    except HostLost as error:
+        if status is Status.OK:
+            context.outputs = room.keep(gap, outputs)
+            graphs.tensor_bytes += sum(output.length for output in outputs)
+    except (HostLost, InvalidFrame) as error:
         call.logs.write(f"[inference host lost: {error}]\n".encode())
         return Errno.RUNTIME_ERROR
     if status not in (Status.BUDGET, Status.UNKNOWN_INVOCATION):
@@ -198,31 +206,25 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
         call.charge(spent_ns)
     if call.stopped is not None:
         return STOP
-    if status is Status.OK and not _keep(graphs, context, line, outputs):
-        return Errno.TOO_LARGE
     return OF_STATUS[status]
 
 
-def _keep(graphs: Graphs, context: Context, line: HostLine, outputs: list[TensorRef]) -> bool:
-    graphs.tensor_bytes += sum(output.length for output in outputs)
-    return graphs.keep_outputs(context, line, outputs)
-
-
 def get_output(call: Invocation, context_handle: int, index: int, buffer: int, room: int, written: int) -> int:
-    context = _graphs(call).contexts.get(context_handle)
+    graphs = _graphs(call)
+    context = graphs.contexts.get(context_handle)
     if context is None or index >= len(context.graph.model.outputs):
         return Errno.INVALID_ARGUMENT
     memory.check(call.arena, memory.aligned(written, 4), 4)
     memory.check(call.arena, buffer, room)
     if context.outputs is None:
         return Errno.RUNTIME_ERROR
-    if index >= len(context.outputs):
+    if index >= len(context.outputs.parts):
         return Errno.INVALID_ARGUMENT
-    output = context.outputs[index]
-    memory.write_u32(call.arena, written, len(output))
-    if len(output) > room:
+    _, length = context.outputs.parts[index]
+    memory.write_u32(call.arena, written, length)
+    if length > room:
         return Errno.TOO_LARGE
-    memory.write(call.arena, buffer, output)
+    memory.view(call.arena, buffer, length)[:] = graphs.room_of(context.graph).view(context.outputs, index)
     return Errno.SUCCESS
 
 
