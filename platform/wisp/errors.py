@@ -14,6 +14,8 @@
     ├── Unavailable             the platform cannot do it now; try again
     │   ├── Overloaded · QueueTimeout · ModelLoading · ChildLost
     │   ├── RegistryUnavailable ── BlobUnavailable ── BlobMissing · BlobDamaged
+    ├── InferenceFailed         a model that was asked without a guest failed, and would again
+    ├── InferenceTimeout        the deadline passed inside one
     ├── InvalidSettings         refused before the port opens
     └── InvalidFrame            a peer process broke the protocol; it is killed
 
@@ -219,6 +221,14 @@ class BlobMissing(BlobUnavailable): ...
 
 
 class BlobDamaged(BlobUnavailable): ...
+
+
+class InferenceFailed(WispError):
+    code = "inference_failed"
+
+
+class InferenceTimeout(WispError):
+    code = "inference_timeout"
 
 
 class InvalidSettings(WispError):

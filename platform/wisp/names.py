@@ -49,6 +49,11 @@ def parse_function(text: str) -> FunctionName:
     return FunctionName(_parse("function", text))
 
 
+def parse_account(text: str) -> FunctionName:
+    """As usage is kept: a function, or a reserved name, for what runs without one."""
+    return FunctionName(text) if text in RESERVED_FUNCTIONS else parse_function(text)
+
+
 def parse_model(text: str) -> ModelName:
     return ModelName(_parse("model", text))
 

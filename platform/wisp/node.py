@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from wisp.accesslog import AccessLog
 from wisp.bundles import BundleStore
+from wisp.catalogue import Catalogue
 from wisp.code import CodeStore
 from wisp.cores import usable_memory_bytes
 from wisp.denials import Denials
@@ -29,6 +30,7 @@ from wisp.egress.outbound import Egress
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
+from wisp.inferring import Inferring
 from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
@@ -54,6 +56,7 @@ from wisp.scheduling.compilers import Compilers
 from wisp.scheduling.hosts import Bounds, InferenceHost, OpenedModel
 from wisp.scheduling.modelcache import ModelCache
 from wisp.scheduling.rooms import Room, Rooms
+from wisp.scheduling.routerlines import RouterLines
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.scheduling.walls import WallWatch
@@ -69,6 +72,8 @@ OWN_HOST = Bounds(data_bytes=2 << 30, arena_bytes=512 << 20, patience_s=1.0)
 """Of each tenant's inference host."""
 GARBAGE_EVERY_S = 600.0
 CANCEL_AGAIN_S = 0.2
+LINES_PER_WORKER = 4
+"""Inferences that callers ask for without a guest, at a time: those that wait in the host are there to be batched."""
 ENVELOPE_BYTES = 64 * 1024
 assert ENVELOPE_BYTES > MAX_HEADER_BYTES
 
@@ -103,6 +108,7 @@ class Node:
         self.sandboxes: Sandboxes
         self.deployer: Deployer
         self.dispatcher: Dispatcher
+        self.inferring: Inferring
         self.egress: Egress
         self.guards: Guards
         self.kept: KeptState | None = None
@@ -214,6 +220,20 @@ class Node:
             suspensions=suspensions,
             ledger=self.ledger,
             operator_key_sha256=self.operator_key_sha256,
+        )
+        lines = RouterLines(LINES_PER_WORKER * self.settings.workers)
+        self._stack.callback(lines.close)
+        self.inferring = Inferring(
+            snapshot=self.snapshot,
+            catalogue=Catalogue(self.registry.models),
+            host=self.host,
+            own_hosts=self.own_hosts,
+            lines=lines,
+            budget=self.budget,
+            quotas=self.quotas,
+            suspensions=suspensions,
+            ledger=self.ledger,
+            ceilings=lambda: self.ceilings,
         )
         prewarmer = Prewarmer(
             plans=self.dispatcher.plans,

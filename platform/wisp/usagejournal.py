@@ -21,7 +21,7 @@ from typing import Final
 from zlib import crc32
 
 from wisp.errors import InvalidName
-from wisp.names import FunctionName, TenantName, parse_function, parse_tenant
+from wisp.names import FunctionName, TenantName, parse_account, parse_tenant
 from wisp.registry.usage import METRICS, OUTCOMES, Use
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def _read(path: Path) -> list[Batch]:
             with contextlib.suppress(ValueError, InvalidName):
                 tenant, function, outcome = text.split(" ")
                 if outcome in OUTCOMES:
-                    batch.add((hour, parse_tenant(tenant), parse_function(function)), outcome, count, sums)
+                    batch.add((hour, parse_tenant(tenant), parse_account(function)), outcome, count, sums)
         if sequence and batch.used:
             batches.append(batch)
     return sorted(batches, key=lambda batch: batch.sequence)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wisp.api import problems
 from wisp.api.control import Resource, offered_id, response_of
 from wisp.api.dataplane import PREFIX, DataPlane
+from wisp.api.openinference import OpenInference, is_inference
 from wisp.api.routes import by_path
 from wisp.telemetry import Metrics
 
@@ -33,6 +34,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 def create_app(node: Node, metrics: Metrics) -> ASGIApp:
     """`node` has been started; it outlives the application."""
     data_plane = DataPlane(node, metrics)
+    open_inference = OpenInference(node, metrics)
     control_plane = Router(
         [Resource(node, metrics, operations).route() for operations in by_path()],
         redirect_slashes=False,
@@ -47,7 +49,8 @@ def create_app(node: Node, metrics: Metrics) -> ASGIApp:
                 response.headers["connection"] = "close"
                 await response(scope, receive, send)
             elif scope["raw_path"].startswith(PREFIX):
-                await data_plane(scope, receive, send)
+                plane = open_inference if is_inference(scope["raw_path"]) else data_plane
+                await plane(scope, receive, send)
             else:
                 await control_plane(scope, receive, send)
         elif scope["type"] == "lifespan":

@@ -30,6 +30,19 @@ DATA_PLANE_ERRORS: tuple[type[e.WispError], ...] = (
     *e.Exhausted.__subclasses__(),
     *e.Unavailable.__subclasses__(),
 )
+OPEN_INFERENCE = (
+    ("", "get", "getInferenceServer", "What serves the protocol."),
+    ("/health/live", "get", "getInferenceLive", "The server lives."),
+    ("/health/ready", "get", "getInferenceReady", "The node takes requests."),
+    ("/models/{model}", "get", "getInferenceModel", "The model's inputs and outputs."),
+    ("/models/{model}/versions/{version}", "get", "getInferenceModelVersion", "One version's inputs and outputs."),
+    ("/models/{model}/ready", "get", "getInferenceModelReady", "The model is loaded, by this call if need be."),
+    ("/models/{model}/versions/{version}/ready", "get", "getInferenceModelVersionReady", "One version is loaded."),
+    ("/models/{model}/infer", "post", "infer", "One inference; JSON, or JSON with binary tensors behind it."),
+    ("/models/{model}/versions/{version}/infer", "post", "inferVersion", "One inference of one version."),
+    ("/repository/index", "post", "listInferenceModels", "The models that this tenant may name."),
+)
+"""Below `/t/{tenant}/v2`."""
 IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -63,7 +76,7 @@ def describe(operations: tuple[Operation, ...]) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Problem": _problem()}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas)
-    paths |= _data_plane()
+    paths |= _data_plane() | _open_inference()
     return {
         "openapi": "3.1.0",
         "info": {"title": "wisp", "version": __version__, "description": "WASI Inference Serverless Platform"},
@@ -169,6 +182,27 @@ def _data_plane() -> dict[str, Any]:
             }
             for method in GUEST_METHODS
         }
+    return paths
+
+
+def _open_inference() -> dict[str, Any]:
+    """The protocol has its own description; here is what is served of it, and with which problems."""
+    errors: tuple[type[e.WispError], ...] = (*DATA_PLANE_ERRORS, e.InferenceFailed, e.InferenceTimeout)
+    codes = {error.code: status_of(error) for error in errors} | {e.WispError.code: 500, METHOD_NOT_ALLOWED: 405}
+    paths: dict[str, Any] = {}
+    for below, method, name, summary in OPEN_INFERENCE:
+        path = "/t/{tenant}/v2" + below
+        described: dict[str, Any] = {
+            "operationId": name,
+            "summary": summary,
+            "security": [{"key": []}],
+            "responses": {"200": {"description": "as the Open Inference Protocol, version 2, has it"}}
+            | _problems(codes),
+        }
+        if method == "post":
+            described["requestBody"] = {"content": {"application/json": {}, "application/octet-stream": {}}}
+        names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+        paths[path] = {"parameters": [_path_parameter(each) for each in names], method: described}
     return paths
 
 
