@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,13 +20,17 @@ from wisp.node import Node
 from wisp.policy.grants import Concurrency
 from wisp.policy.schema import Quota
 from wisp.quotas import Quotas
+from wisp.registry.following import Following
+from wisp.registry.keys import EVENTS
 from wisp.registry.records import Entry
 from wisp.registry.registry import Registry
+from wisp.registry.snapshot import Snapshot
 from wisp.settings import Settings
 from wisp.suspensions import Suspensions
 from wisp.wire.outcome import Outcome, Receipt
 
 HELLO = parse_function("hello")
+NS_PER_S = 1_000_000_000
 ROOMY = Concurrency(max_inflight=8, max_queue=100, queue_timeout_ns=10_000_000_000)
 FAST = QUOTA.model_copy(update={"requests_per_second": 10_000, "burst": 10_000, "fuel_per_day": 10**15})
 PATIENT = b"concurrency: {queue_timeout: 30s}\n"
@@ -106,6 +111,77 @@ async def test_a_days_fuel_ends_and_says_so(registry: Registry) -> None:
     with pytest.raises(QuotaExceeded):
         await one(again, quota)
     await again.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "limit", "receipt", "bytes_in", "policy"),
+    [
+        ("fuel_per_day", 1_000_000, Receipt(fuel=100_000), 0, "fuel"),
+        ("fuel_per_day", 1_000_000, Receipt(fuel=100_000, nn_fuel=90_000, cpu_ns=10_000), 0, "fuel"),
+        ("fuel_per_day", 1_000_000, Receipt(fuel=60_000, nn_fuel=50_000, cpu_ns=50_000), 0, "fuel"),
+        ("nn_seconds_per_day", 10, Receipt(nn_ns=NS_PER_S), 0, "nn"),
+        ("bytes_in_per_day", 1_000, Receipt(), 100, "bytes_in"),
+        ("bytes_out_per_day", 1_000, Receipt(bytes_out=100), 0, "bytes_out"),
+    ],
+)
+async def test_each_budget_of_the_day_ends_by_itself_and_says_so(
+    registry: Registry, key: str, limit: int, receipt: Receipt, bytes_in: int, policy: str
+) -> None:
+    quota, quotas = FAST.model_copy(update={"nn_seconds_per_day": 10**6, key: limit}), Quotas(registry.quotas)
+    passed, refused = 0, None
+    while refused is None and passed < 100:
+        try:
+            turn = await quotas.enter(ACME, HELLO, quota, ROOMY, fuel=100_000, infers=True, bytes_in=bytes_in)
+        except QuotaExceeded as error:
+            refused = error
+        else:
+            turn.settle(receipt, receipt.bytes_out)
+            turn.leave()
+            passed += 1
+    assert refused is not None
+    assert 10 <= passed <= 11
+    assert f"{key} of {limit}" in refused.message
+    assert (refused.limit, refused.used) == (limit, passed * limit // 10)
+    headers = dict(problem_of(refused).headers("r"))
+    assert 1 <= int(headers[b"retry-after"]) <= 86_400
+    assert headers[b"ratelimit-policy"].startswith(b'"%s";q=%d;' % (policy.encode(), limit))
+    assert headers[b"ratelimit-policy"].endswith(b";w=86400")
+    assert headers[b"ratelimit"] == b'"%s";r=0;t=%s' % (policy.encode(), headers[b"retry-after"])
+    await quotas.close()
+
+
+async def test_what_a_guest_used_after_its_caller_had_gone_is_charged(registry: Registry) -> None:
+    quota = FAST.model_copy(update={"fuel_per_day": 1_000_000})
+    quotas, passed = Quotas(registry.quotas), 0
+    with contextlib.suppress(QuotaExceeded):
+        while passed < 100:
+            turn = await quotas.enter(ACME, HELLO, quota, ROOMY, fuel=100_000, infers=False, bytes_in=0)
+            turn.leave()
+            turn.settle(Receipt(fuel=100_000), 0)
+            passed += 1
+    assert 10 <= passed <= 11
+    await quotas.close()
+
+
+async def test_a_node_gives_back_slots_that_it_does_not_use_when_another_lacks_them(registry: Registry) -> None:
+    """Neither renews by itself here: `run` is not running."""
+    quota = FAST.model_copy(update={"max_inflight": 4})
+    first, second = Quotas(registry.quotas), Quotas(registry.quotas)
+    following = asyncio.create_task(Following(Snapshot(registry), on_slots=first.note_short).run(listen_s=0.2))
+    try:
+        async with asyncio.timeout(30):
+            while not (await registry.connection.command("PUBSUB", "NUMSUB", EVENTS))[1]:
+                await asyncio.sleep(0.01)
+        held = await first.enter(ACME, HELLO, quota, ROOMY, fuel=1, infers=False, bytes_in=0)
+        patient = Concurrency(max_inflight=4, max_queue=1, queue_timeout_ns=20_000_000_000)
+        turns = [await second.enter(ACME, HELLO, quota, patient, fuel=1, infers=False, bytes_in=0) for _ in range(2)]
+        for turn in (held, *turns):
+            turn.leave()
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+    await first.close()
+    await second.close()
 
 
 async def test_a_registry_that_is_away_stops_nobody(registry: Registry) -> None:

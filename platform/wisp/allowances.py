@@ -183,6 +183,14 @@ class Allowance:
         self.bytes_out.left -= bytes_out
         self.bytes_out.spent += bytes_out
 
+    def charge_more(self, *, fuel: int, nn_ns: int) -> None:
+        """What a request used beyond what it was charged when its caller went away; what it used less stays charged."""
+        for pool, used in ((self.fuel, fuel), (self.nn, nn_ns)):
+            if used > 0:
+                pool.left -= used
+                pool.spent += used
+                pool.estimate += used
+
     def running_low(self, now: float) -> bool:
         if now < self.dry_until:
             return False

@@ -341,7 +341,7 @@ class Dispatcher:
                 bundle=bundle,
                 hosts=hosts,
                 inline=self._inline_of(target),
-                abandoned=partial(self._note_abandoned, target, body.size_bytes),
+                abandoned=partial(self._note_abandoned, target, turn, body.size_bytes),
                 weight=plan.ceilings.for_class(plan.entry.tenant.class_name).weight,
             )
             try:
@@ -353,8 +353,9 @@ class Dispatcher:
             turn.settle(ending.receipt, len(ending.response))
             return ending, queue_ns + turn.waited_ns
 
-    def _note_abandoned(self, target: Target, bytes_in: int, receipt: Receipt) -> None:
+    def _note_abandoned(self, target: Target, turn: Turn, bytes_in: int, receipt: Receipt) -> None:
         """The caller went away; what its guest used is billed all the same."""
+        turn.settle(receipt, 0)
         self._ledger.record(target.tenant, target.function, ABANDONED, replace(receipt, bytes_in=bytes_in))
 
     def _inline_of(self, target: Target) -> InlineRequests | None:

@@ -252,6 +252,7 @@ class Node:
             prepare_registry=self.registry.prepare if offline else nothing,
             on_policy=self.book.wake,
             on_function=prewarmer.upload,
+            on_slots=self.quotas.note_short,
         )
         beside = [following.run(), prewarmer.run()]
         if self.kept is not None:

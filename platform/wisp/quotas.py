@@ -54,9 +54,10 @@ class Desk:
 
 
 class Turn:
-    """One request that was let in. `leave` in any case; `settle` before it where the guest has ended."""
+    """One request that was let in. `leave` in any case; `settle` before it where the guest has ended, after it where
+    the caller went away first."""
 
-    __slots__ = ("_desk", "_function", "_infers", "_reservation", "_settled", "waited_ns")
+    __slots__ = ("_desk", "_function", "_infers", "_left", "_reservation", "_settled", "waited_ns")
 
     def __init__(
         self, desk: Desk, function: FunctionName, reservation: Reservation, infers: bool, waited_ns: int
@@ -66,21 +67,23 @@ class Turn:
         self._reservation = reservation
         self._infers = infers
         self._settled = False
+        self._left = False
         self.waited_ns = waited_ns
 
     def settle(self, receipt: Receipt, bytes_out: int) -> None:
-        """A nanosecond of CPU counts as one fuel at least: host calls use none, and some traps report none."""
+        """Once. What an inference costs is charged beside the guest's own fuel; of that, a nanosecond of CPU counts as
+        one at least: host calls use none, and some traps report none."""
+        fuel = max(receipt.fuel - receipt.nn_fuel, receipt.cpu_ns) + receipt.nn_fuel
+        allowance, reserved = self._desk.allowance, self._reservation
+        if self._left:
+            allowance.charge_more(fuel=fuel - int(reserved.fuel), nn_ns=receipt.nn_ns - int(reserved.nn_ns))
+            return
         self._settled = True
-        self._desk.allowance.settle(
-            self._reservation,
-            fuel=max(receipt.fuel, receipt.cpu_ns),
-            nn_ns=receipt.nn_ns,
-            bytes_out=bytes_out,
-            infers=self._infers,
-        )
+        allowance.settle(reserved, fuel=fuel, nn_ns=receipt.nn_ns, bytes_out=bytes_out, infers=self._infers)
 
     def leave(self) -> None:
-        """What ended without a receipt is charged what it had reserved."""
+        """What has no receipt yet is charged what it had reserved."""
+        self._left = True
         if not self._settled:
             reserved = self._reservation
             self._desk.allowance.settle(
@@ -207,6 +210,14 @@ class Quotas:
         desk.flight = task
         task.add_done_callback(_note_end)
         return task
+
+    def note_short(self, tenant: TenantName) -> None:
+        """Another node wants more in-flight slots than are left: those that this one does not use go back."""
+        desk = self._desks.get(tenant)
+        if desk is None or desk.flight is not None or self._closing or self._clock() < self._away_until:
+            return
+        if desk.allowance.slots > desk.allowance.inflight and not desk.allowance.waiting:
+            self._start(desk)
 
     def _ask_again(self, desk: Desk) -> None:
         """Requests wait for slots that other nodes hold."""

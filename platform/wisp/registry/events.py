@@ -25,7 +25,7 @@ LISTEN_S = 5.0
 class Event:
     """`kind`: tenant, key, function, secret or model, perhaps another of a newer wisp; what holds before anything is
     read is a kind of its own: tenant-suspended, function-suspended, function-deleted. `generation` counts the slot's
-    changes.
+    changes; it is 0 for slots, which tells of none: a node lacks in-flight slots.
 
     `tenant` is None for what the operator shares.
     """

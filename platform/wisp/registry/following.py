@@ -44,14 +44,17 @@ class Following:
         prepare_registry: Callable[[], Awaitable[None]] = nothing,
         on_policy: Callable[[], None] = lambda: None,
         on_function: Callable[[TenantName, FunctionName], None] = lambda tenant, function: None,
+        on_slots: Callable[[TenantName], None] = lambda tenant: None,
         compare_every_s: float = COMPARE_EVERY_S,
     ) -> None:
         """`prepare_registry` is awaited once before anything is asked, again until it succeeds; `on_policy` is called
-        when one of the operator's documents may have changed, `on_function` when a function has: here or elsewhere."""
+        when one of the operator's documents may have changed, `on_function` when a function has: here or elsewhere;
+        `on_slots` when a node wants more of a tenant's in-flight slots than are left."""
         self.snapshot = snapshot
         self._prepare_registry = prepare_registry
         self._on_policy = on_policy
         self._on_function = on_function
+        self._on_slots = on_slots
         self._compare_every_s = compare_every_s
         self._look = asyncio.Event()
         self._loads = asyncio.Semaphore(LOADS)
@@ -95,6 +98,9 @@ class Following:
                 self._on_policy()
             return  # versions pin shared models by digest: no entry depends on the operator's slot
         snapshot, tenant = self.snapshot, TenantName(event.tenant)
+        if event.kind == "slots":
+            self._on_slots(tenant)
+            return
         seen = snapshot.seen.get(tenant)
         if seen is not None:
             if event.generation > seen + 1:

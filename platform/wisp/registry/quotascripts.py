@@ -15,6 +15,7 @@ what others are given by then.
 from __future__ import annotations
 
 from wisp.registry.connection import Script
+from wisp.registry.keys import EVENTS
 
 LEASE = Script(
     """
@@ -101,6 +102,11 @@ for resource = 1, RESOURCES do
   if short_elsewhere[resource] then most = math.min(most, math.max(keep, share or math.ceil(room / nodes))) end
   local granted = math.min(most, room)
   if resource == 1 and limit >= 0 then plain.tokens = plain.tokens - granted * SECOND end
+  if resource == 2 and want > granted and nodes > 1 and not (mine and mine[SHORT + 2] == 1) then
+    -- Not a change of the slot: a request to those that hold more than they use.
+    local tenant = string.match(KEYS[1], '{(.-)}')
+    redis.call('PUBLISH', EVENTS, cjson.encode({tenant = tenant, kind = 'slots', name = ARGV[1], generation = 0}))
+  end
   lease[HELD + resource] = string.format('%.0f', granted)
   lease[SPENT + resource] = ARGV[4 + 5 * (resource - 1) + 4]
   lease[SHORT + resource] = want > granted and 1 or 0
@@ -112,6 +118,6 @@ redis.call('HSET', KEYS[2], 'tokens', string.format('%.0f', plain.tokens or 0), 
   '@' .. ARGV[1], table.concat(lease, ' '))
 redis.call('EXPIRE', KEYS[2], 8 * DAY)
 return answer
-""".strip()
+""".strip().replace("EVENTS", f"'{EVENTS}'")
     + "\n"
 )

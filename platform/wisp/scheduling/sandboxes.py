@@ -33,12 +33,13 @@ WATCH_S = 0.02
 NO_LEASE = contextlib.nullcontext()
 
 
-def _bill(abandoned: Callable[[Receipt], None], running: asyncio.Future[Ending]) -> None:
-    error = running.exception()
+def _bill(abandoned: Callable[[Receipt], None] | None, running: asyncio.Future[Ending]) -> None:
+    error = running.exception()  # looked at in any case: nobody else waits for it any more
+    receipt = error.receipt if isinstance(error, Lost) else None
     if error is None:
-        abandoned(running.result().receipt)
-    elif isinstance(error, Lost):
-        abandoned(error.receipt)
+        receipt = running.result().receipt
+    if abandoned is not None and receipt is not None:
+        abandoned(receipt)
 
 
 class Sandboxes:
@@ -131,8 +132,7 @@ class Sandboxes:
             with NO_LEASE if job.binding is None else self._lease(job):
                 return await asyncio.shield(running), queued_ns
         except asyncio.CancelledError:
-            if job.abandoned is not None:
-                running.add_done_callback(partial(_bill, job.abandoned))
+            running.add_done_callback(partial(_bill, job.abandoned))
             sandbox.abandon(number)
             raise
 
