@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from wisp.ledger import Ledger
 from wisp.names import TenantName, parse_function, parse_tenant
 from wisp.node import Node
 from wisp.registry.usage import METRICS, Place, Usage, Use
-from wisp.wire.outcome import Outcome, Receipt
+from wisp.scheduling.slots import Job
+from wisp.wire.outcome import Ending, Outcome, Receipt
 
 HELLO = parse_function("hello")
 RECEIPT = Receipt(fuel=7, nn_fuel=3, cpu_ns=11, nn_ns=3, inferences=1, tensor_bytes=9, bytes_in=2, bytes_out=5)
@@ -71,7 +74,7 @@ async def test_each_way_to_end_is_billed_with_its_receipt(node: Node, acme: Tena
     left = asyncio.create_task(acme.call("slow"))
     await until(lambda: any(slot.busy for slot in node.sandboxes.slots))
     left.cancel()
-    await until(lambda: node.sandboxes.restarts == 1)
+    await until(lambda: not any(slot.busy for slot in node.sandboxes.slots))
     lost = asyncio.create_task(acme.call("slow"))
     await until(lambda: any(slot.busy for slot in node.sandboxes.slots))
     (busy,) = [slot for slot in node.sandboxes.slots if slot.busy]
@@ -247,3 +250,31 @@ async def test_a_journal_that_is_full_goes_on_with_sums_and_at_last_without(
     assert await alive.flush()
     assert len(await billed(node, acme.name)) == 101
     await alive.close()
+
+
+async def test_a_guest_that_is_lost_after_its_caller_went_away_is_nobodys_error(node: Node, acme: Tenancy) -> None:
+    """Nor is a trial's, which bills nobody."""
+    await acme.deploy("slow", handler(LOOP), HANDLER_POLICY + b"limits: {fuel: 8G, timeout: 10s}\n")
+    heard: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
+    run = node.sandboxes.run
+    for restarts, bills in enumerate((True, False)):
+
+        async def without(job: Job, *, queue_timeout_s: float, bills: bool = bills) -> tuple[Ending, int]:
+            return await run(job if bills else replace(job, abandoned=None), queue_timeout_s=queue_timeout_s)
+
+        node.sandboxes.run = without  # type: ignore[method-assign]
+        left = asyncio.create_task(acme.call("slow"))
+        await until(lambda: any(slot.busy for slot in node.sandboxes.slots))
+        (busy,) = [slot for slot in node.sandboxes.slots if slot.busy]
+        assert busy.pid is not None
+        os.kill(busy.pid, signal.SIGSTOP)  # it does not hear that it is to stop
+        left.cancel()
+        await asyncio.wait({left})
+        async with asyncio.timeout(PATIENCE_S):
+            while node.sandboxes.restarts <= restarts:
+                await asyncio.sleep(0.02)
+        await until(lambda: all(slot.ready for slot in node.sandboxes.slots))
+    gc.collect()
+    await asyncio.sleep(0)
+    assert heard == []
