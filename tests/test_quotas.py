@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from platforms import HANDLER_POLICY, OPERATOR_KEY, Tenancy
+from platforms import HANDLER_POLICY, OPERATOR_KEY, TINY_MODELS, Tenancy
 from quota_nodes import ACME, FREE, QUOTA, leases_asked, redis_running
 from wat import LOOP, answering, handler
 from wisp.api.problems import problem_of
 from wisp.errors import QueueTimeout, QuotaExceeded, RateLimited, Suspended, TooManyInflight
 from wisp.names import FunctionName, TenantName, parse_function
 from wisp.node import Node
+from wisp.oip.messages import parse_inference
 from wisp.policy.grants import Concurrency
 from wisp.policy.schema import Quota
 from wisp.quotas import Quotas
@@ -328,6 +331,24 @@ async def test_what_has_just_ended_well_is_not_answered_once_it_is_suspended(reg
             suspensions.stop(ACME, None)
     async with suspensions.under_way(ACME, HELLO):
         suspensions.stop(ACME, parse_function("other"))
+
+
+async def test_an_inference_is_judged_again_after_its_body_was_read(node: Node, acme: Tenancy) -> None:
+    await acme.push_model("identity", TINY_MODELS / "identity_f32.onnx")
+    access = await node.inferring.enter(acme.name, acme.secret)
+    model = await node.inferring.find(access, "identity", None)
+    (spec,) = model.inputs
+    shape = [abs(length) if isinstance(length, int) else 1 for length in spec.shape]
+    body = json.dumps(
+        {"inputs": [{"name": spec.name, "datatype": "FP32", "shape": shape, "data": [0.0] * math.prod(shape)}]}
+    ).encode()
+    request = parse_inference(body, None)
+    answered = await node.inferring.infer(access, model, request, len(body))
+    assert answered.failure is None
+    tenant = await node.registry.tenants.patch(acme.name, suspended=True)
+    node.snapshot.suspend(acme.name, None, tenant.revision)
+    with pytest.raises(Suspended):
+        await node.inferring.infer(access, model, request, len(body))
 
 
 async def test_a_suspension_stops_what_runs_on_every_node(url: str, registry: Registry, tmp_path: Path) -> None:
