@@ -34,6 +34,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "quotas",
         "bundles",
         "hostmounts",
+        "placement",
         "plans",
         "code models catalogue",
         "inferring",

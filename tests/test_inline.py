@@ -9,13 +9,13 @@ import pytest
 
 from inference import onnx_models
 from inference.test_probe import branching
-from platforms import HANDLER_POLICY, Tenancy
+from platforms import HANDLER_POLICY, TENANTS, Tenancy
 from sandbox.pair import Talk, floats
 from sandbox.puppet import SCRATCH, Told
 from test_nn import play as play_once
 from test_nn import puppet_of_a_node
 from wisp import inline
-from wisp.errors import ExceedsCeiling
+from wisp.errors import ExceedsCeiling, Overloaded
 from wisp.node import Node
 from wisp.policy.ceilings import default_policies_dir
 from wisp.sandbox.nn import Errno
@@ -143,3 +143,81 @@ async def test_a_policy_may_not_allow_what_the_ceiling_does_not(acme: Tenancy) -
     with pytest.raises(ExceedsCeiling) as refused:
         await acme.deploy("puppet", puppet_of_a_node(), POLICY)
     assert [fault.field for fault in refused.value.faults] == ["inline_models"]
+
+
+async def until_closed(node: Node) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while node.inline._held or sessions(node):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_model_that_makes_room_is_closed_in_its_host(
+    open_node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await acme.deploy("puppet", puppet_of_a_node(), POLICY)
+    assert (await play(acme, infer(IDENTITY, 1))).errnos == [Errno.SUCCESS] * 5
+    monkeypatch.setattr(inline, "MAX_BYTES", 1)
+    other = Talk()
+    bring(other, onnx_models.scale(2))
+    assert (await play(acme, other)).errnos == [Errno.SUCCESS]
+    assert len(open_node.inline._held) == len(sessions(open_node)) == 1
+
+
+async def test_a_function_that_goes_takes_its_models_with_it(open_node: Node, acme: Tenancy) -> None:
+    await acme.deploy("puppet", puppet_of_a_node(), POLICY)
+    assert (await play(acme, infer(IDENTITY, 1))).errnos == [Errno.SUCCESS] * 5
+    assert sessions(open_node) == ["acme"]
+    await acme.deploy("puppet", (TENANTS / "acme" / "hello" / "module.wasm").read_bytes(), HANDLER_POLICY)
+    await acme.call("puppet")
+    await until_closed(open_node)
+
+
+async def test_models_are_closed_when_the_operator_allows_none_any_more(open_node: Node, acme: Tenancy) -> None:
+    await acme.deploy("puppet", puppet_of_a_node(), POLICY)
+    assert (await play(acme, infer(IDENTITY, 1))).errnos == [Errno.SUCCESS] * 5
+    await allow(open_node, b"inline: false")
+    await acme.call("puppet", Talk().body())
+    await until_closed(open_node)
+
+
+async def test_bytes_that_are_judged_count_against_the_node_s_budget(
+    open_node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await acme.deploy("puppet", puppet_of_a_node(), POLICY)
+    budget, free = open_node.budget, [False]
+    take = budget.take
+
+    def take_if_free(count: int, owner: str = "") -> None:
+        if count == len(IDENTITY) and owner == "acme" and not free[0]:
+            raise Overloaded("full", limit=1, used=1)
+        take(count, owner)
+
+    monkeypatch.setattr(budget, "take", take_if_free)
+    talk = Talk()
+    bring(talk, IDENTITY)
+    assert (await play(acme, talk)).errnos == [Errno.BUSY]
+    free[0] = True
+    assert (await play(acme, talk)).errnos == [Errno.SUCCESS]
+    assert budget.used_bytes == 0
+
+
+async def test_what_load_refuses_before_it_looks_at_the_bytes(open_node: Node, acme: Tenancy) -> None:
+    """The table of errnos: encoding, target, the number of builders."""
+    await acme.deploy("puppet", puppet_of_a_node(), POLICY)
+    talk = Talk()
+    one = talk.words(talk.data(IDENTITY), len(IDENTITY))
+    rows = [
+        ((one, 1, 0, 0), Errno.INVALID_ENCODING),
+        ((one, 1, 6, 0), Errno.INVALID_ENCODING),
+        ((one, 1, 1, 4), Errno.INVALID_ARGUMENT),
+        ((one, 1, 1, 1), Errno.UNSUPPORTED_OPERATION),
+        ((one, 1, 1, 2), Errno.UNSUPPORTED_OPERATION),
+        ((one, 1, 1, 3), Errno.UNSUPPORTED_OPERATION),
+        ((one, 0, 1, 0), Errno.INVALID_ARGUMENT),
+        ((one, 2, 1, 0), Errno.INVALID_ARGUMENT),
+        ((one + 2, 1, 1, 0), Errno.INVALID_ARGUMENT),
+        ((one, 1, 5, 0), Errno.SUCCESS),
+    ]
+    for arguments, _ in rows:
+        talk.call("load", *arguments, SCRATCH)
+    assert (await play(acme, talk)).errnos == [errno for _, errno in rows]

@@ -35,6 +35,7 @@ from wisp.hostmounts import HostStore, host_mounts_of
 from wisp.inspection import facts_of
 from wisp.models import ModelStore
 from wisp.names import Digest, FunctionName, ModelName, TenantName
+from wisp.placement import unplaced
 from wisp.plans import make_links
 from wisp.policy.admission import admit
 from wisp.policy.ceilings import Ceilings
@@ -87,8 +88,10 @@ class Deployer:
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
+        gpu: bool = False,
     ) -> None:
         self._ceilings = ceilings
+        self._gpu = gpu
         self._registry = registry
         self._secrets = secrets
         self._snapshot = snapshot
@@ -300,7 +303,7 @@ class Deployer:
     ) -> tuple[str, ...]:
         """Instantiates it once, in a sandbox. What the guest's own start does wrong is a warning: it would do the same
         at each request, and say so."""
-        link, _ = make_links(tenant, function, module, grants, pins, secrets)
+        link, _ = make_links(tenant, function, module, grants, pins, secrets, gpu=self._gpu)
         job = Job(
             tenant=tenant,
             link=link,
@@ -318,7 +321,7 @@ class Deployer:
         )
         ending, _ = await self._sandboxes.run(job, queue_timeout_s=TRIAL_QUEUE_S)
         self._sandboxes.forget(link)
-        warnings = unseen((file.path for file in files), grants)
+        warnings = (*unseen((file.path for file in files), grants), *unplaced(grants, gpu=self._gpu))
         if ending.outcome is Outcome.OK:
             return warnings
         return (f"its start ends with {ending.outcome}: {ending.detail}", *warnings)

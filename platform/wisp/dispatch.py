@@ -169,6 +169,7 @@ class Dispatcher:
         sandboxes: Sandboxes,
         host: InferenceHost,
         own_hosts: TenantHosts,
+        gpu_host: InferenceHost | None,
         code: CodeStore,
         bundles: BundleStore,
         hostfiles: HostStore,
@@ -192,6 +193,7 @@ class Dispatcher:
         self._sandboxes = sandboxes
         self._host = host
         self._own_hosts = own_hosts
+        self._gpu_host = gpu_host
         self._code = code
         self._bundles = bundles
         self._hostfiles = hostfiles
@@ -203,16 +205,21 @@ class Dispatcher:
         self._ledger = ledger
         self._ceilings = ceilings
         self._operator_key_sha256 = operator_key_sha256
-        self.plans = Plans(self._retire, secrets)
+        self.plans = Plans(self._retire, secrets, gpu=gpu_host is not None)
 
     def _retire(self, plan: Plan) -> None:
         self._sandboxes.forget(plan.link)
+        shared = self._gpu_host if plan.gpu and self._gpu_host is not None else self._host
         if plan.binding is not None:
-            self._host.unbind(plan.link.handle)
+            shared.unbind(plan.link.handle)
             self._own_hosts.unbind(plan.entry.tenant.name, plan.link.handle)
+        if plan.grants.inline_models:
+            self._inline.revise()
+            if not self.plans.brings(plan.entry.tenant.name):
+                self._inline.forget(plan.entry.tenant.name)
         for model in (*plan.models, *plan.own_models):
             if not self.plans.use(model):
-                self._host.drop(model)
+                shared.drop(model)
                 self._own_hosts.drop(plan.entry.tenant.name, model)
 
     async def resolve(
@@ -330,6 +337,7 @@ class Dispatcher:
                 models=plan.models,
                 own_models=plan.own_models,
                 needs_own=plan.needs_own,
+                gpu=plan.gpu,
                 code=code,
                 head=head,
                 body=inline,
@@ -362,7 +370,7 @@ class Dispatcher:
         plan = target.plan
         if not plan.grants.inline_models:
             return None
-        return self._inline.serve(target.tenant, len(plan.link.models), own=not plan.trusted)
+        return self._inline.serve(target.tenant, len(plan.link.models), own=plan.brings_own)
 
     @asynccontextmanager
     async def _admitted(self, target: Target, body: RequestBody) -> AsyncIterator[Turn]:

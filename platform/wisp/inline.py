@@ -16,12 +16,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wisp.errors import ChildLost, InvalidFrame, InvalidModel, Unavailable
+from wisp.errors import ChildLost, Exhausted, InvalidFrame, InvalidModel, Unavailable
 from wisp.models import terms_of
 from wisp.names import Digest, TenantName
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.schema import ModelCeiling
 from wisp.scheduling.admissions import Admissions
+from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost, OpenedModel
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.wire.admissions import ModelFacts
@@ -54,7 +55,9 @@ class InlineModel:
 class InlineModels:
     """Those of one node, by `tenant/digest`. `ceilings` is called for the policies in force."""
 
-    def __init__(self, admissions: Admissions, ceilings: Callable[[], Ceilings]) -> None:
+    def __init__(self, admissions: Admissions, ceilings: Callable[[], Ceilings], budget: ByteBudget) -> None:
+        """`budget` is what the bytes count against while they are judged."""
+        self._budget = budget
         self.host: InferenceHost
         self.own_hosts: TenantHosts
         self._admissions = admissions
@@ -95,14 +98,29 @@ class InlineModels:
         await (self.own_hosts.ensure(tenant, (scoped,)) if own else self.host.ensure((scoped,)))
         return held
 
+    def revise(self) -> None:
+        """The operator's policies may have changed: what was judged under others is closed."""
+        self._forget_former_policies()
+
+    def forget(self, tenant: TenantName) -> None:
+        """None of its functions brings models any more."""
+        for scoped in [scoped for scoped in self._held if scoped.startswith(tenant + SEPARATOR)]:
+            self._let_go(scoped)
+
+    def _let_go(self, scoped: Digest) -> None:
+        """Its session goes too, wherever it is; one in use goes when it has to make room."""
+        self._held_bytes -= self._held.pop(scoped).size_bytes
+        self.host.drop(scoped)
+        self.own_hosts.drop(TenantName(scoped.partition(SEPARATOR)[0]), scoped)
+
     def _forget_former_policies(self) -> None:
         """What was judged under another ceiling is judged again."""
         digest = self._ceilings().digest
         if digest != self._judged_under:
             self._judged_under = digest
             self._refused.clear()
-            self._held.clear()
-            self._held_bytes = 0
+            for scoped in list(self._held):
+                self._let_go(scoped)
 
     def _judge(self, scoped: Digest, data: bytes) -> asyncio.Task[None]:
         judging = self._judging.get(scoped)
@@ -115,6 +133,18 @@ class InlineModels:
         return judging
 
     async def _admit(self, scoped: Digest, data: bytes) -> None:
+        try:
+            self._budget.take(len(data), scoped.partition(SEPARATOR)[0])
+        except BaseException:
+            del self._judging[scoped]
+            raise
+        try:
+            await self._judge_bytes(scoped, data)
+        finally:
+            self._budget.give_back(len(data), scoped.partition(SEPARATOR)[0])
+            del self._judging[scoped]
+
+    async def _judge_bytes(self, scoped: Digest, data: bytes) -> None:
         fd = await asyncio.to_thread(create_frozen, "inline-model", [data])
         try:
             facts = await self._admissions.judge(fd, terms_of(self._ceilings()))
@@ -128,15 +158,12 @@ class InlineModels:
             raise
         else:
             self._keep(scoped, InlineModel(fd, len(data), facts))
-        finally:
-            del self._judging[scoped]
 
     def _keep(self, scoped: Digest, model: InlineModel) -> None:
         self._held[scoped] = model
         self._held_bytes += model.size_bytes
         while self._held_bytes > MAX_BYTES and len(self._held) > 1:
-            _, former = self._held.popitem(last=False)
-            self._held_bytes -= former.size_bytes
+            self._let_go(next(iter(self._held)))
 
     async def close(self) -> None:
         tasks = list(self._judging.values())
@@ -179,7 +206,7 @@ class InlineRequests:
             return _failed(Status.INVALID, error.message)
         except ChildLost as error:
             return _failed(Status.UNREACHABLE, error.message)
-        except Unavailable as error:
+        except (Unavailable, Exhausted) as error:
             return _failed(Status.EXHAUSTED, error.message)
         bound = None
         known = self._numbers.get(scoped)

@@ -36,6 +36,7 @@ from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
 from wisp.models import ModelStore
 from wisp.names import Digest
+from wisp.placement import GPU_PROVIDER, has_gpu, model_of
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
@@ -64,6 +65,7 @@ from wisp.settings import Settings
 from wisp.suspensions import Suspensions
 from wisp.tenantlog import TenantLog
 from wisp.wire.exchange import MAX_HEADER_BYTES
+from wisp.wire.walls import ChildKind
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Node:
         self.hostfiles = HostStore()
         self.host: InferenceHost
         self.own_hosts: TenantHosts
+        self.gpu_host: InferenceHost | None = None
         self.sandboxes: Sandboxes
         self.deployer: Deployer
         self.dispatcher: Dispatcher
@@ -174,7 +177,7 @@ class Node:
         models = ModelCache(self.data_dir / "models", load_key(self.data_dir / "models.key"))
         self.models = ModelStore(models, admissions, self.blobs, lambda: self.ceilings)
         guests = Admissions(empty_directory=empty_directory, walls=self.walls)
-        self.inline = InlineModels(guests, lambda: self.ceilings)
+        self.inline = InlineModels(guests, lambda: self.ceilings, self.budget)
         self.bundles = BundleStore(self.blobs)
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
@@ -190,6 +193,7 @@ class Node:
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,
+            gpu=self.gpu_host is not None,
         )
         self.egress = Egress(self.budget)
         self._stack.push_async_callback(self.egress.close)
@@ -205,6 +209,7 @@ class Node:
             sandboxes=self.sandboxes,
             host=self.host,
             own_hosts=self.own_hosts,
+            gpu_host=self.gpu_host,
             code=self.code,
             bundles=self.bundles,
             hostfiles=self.hostfiles,
@@ -243,6 +248,7 @@ class Node:
             hostfiles=self.hostfiles,
             host=self.host,
             own_hosts=self.own_hosts,
+            gpu_host=self.gpu_host,
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
         )
@@ -346,13 +352,41 @@ class Node:
         self._stack.push_async_callback(self.inline.close)
         self._stack.push_async_callback(self.sandboxes.stop)
         await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
+        if self.settings.gpu != "off":
+            await self._start_gpu_host(empty_directory, rooms.make())
         if self.settings.require_walls:
             if missing := self.walls.missing():
                 raise InvalidSettings(f"--require-walls: {missing[0]}")
             self.walls.enforced = True
 
     async def _open_model(self, digest: Digest, room: Room) -> OpenedModel:
-        return self.inline.open(digest) or await self.models.open(digest, room)
+        model, gpu = model_of(digest)
+        if gpu:  # what was prepared is for a processor
+            return OpenedModel(fd=await self.blobs.open(model), gpu=True)
+        return self.inline.open(digest) or await self.models.open(model, room)
+
+    async def _start_gpu_host(self, empty_directory: Path, room: Room) -> None:
+        host = InferenceHost(
+            empty_directory=empty_directory,
+            threads=self.settings.workers,
+            batch_delay_s=self.settings.batch_delay_s,
+            open_model=self._open_model,
+            memory_bytes=self.settings.model_memory_bytes or usable_memory_bytes() // 2,
+            room=room,
+            on_lost=lambda host: self.sandboxes.detach(host),
+            walls=self.walls,
+            gpu=True,
+        )
+        self._stack.push_async_callback(host.stop)
+        await host.start()
+        if has_gpu(host.providers):
+            self.gpu_host = self.sandboxes.gpu_host = host
+            return
+        if self.settings.gpu == "require":
+            raise InvalidSettings(f"--gpu require: no {GPU_PROVIDER} works here; see onnxruntime-gpu in the README")
+        log.warning("--gpu auto: no %s works here; models with target: gpu do not run on this node", GPU_PROVIDER)
+        await host.stop()
+        self.walls.forget(ChildKind.GPU_INFERENCE)
 
     async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
         running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
@@ -383,6 +417,10 @@ class Node:
             with contextlib.suppress(RegistryUnavailable):  # it is reported by what serves requests; here: next time
                 await self.registry.tenants.repair_index()
                 await collect_garbage(self.registry, self.blobs)
+
+    def providers(self) -> dict[str, tuple[str, ...]]:
+        """onnxruntime's, by the inference host that has them."""
+        return {"shared": self.host.providers} | ({} if self.gpu_host is None else {"gpu": self.gpu_host.providers})
 
     def readiness(self) -> dict[str, object]:
         """What `/readyz` shows. A node whose Redis is away for a moment stays ready: it answers from memory."""

@@ -16,8 +16,9 @@ from wisp.egress.outbound import Terms
 from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName
+from wisp.placement import place, session_of
 from wisp.policy.ceilings import Ceilings
-from wisp.policy.choices import Access, Batch, OnViolation
+from wisp.policy.choices import Access, Batch, OnViolation, Target
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
@@ -55,8 +56,10 @@ class Plan:
     binding: Binding | None
     models: tuple[Digest, ...]
     own_models: tuple[Digest, ...]
-    """In the tenant's own inference host; `models` in the shared one."""
+    """In the tenant's own inference host; `models` in the shared one, or all in the one with the GPU."""
     trusted: bool
+    gpu: bool
+    """Whether one of `models` runs on the GPU."""
     bundle: Bundle | None
     hosts: tuple[HostMount, ...]
     outbound: Terms
@@ -66,7 +69,12 @@ class Plan:
     @property
     def needs_own(self) -> bool:
         """Whether a guest may need the tenant's own inference host."""
-        return bool(self.own_models) or (self.grants.inline_models and not self.trusted)
+        return bool(self.own_models) or self.brings_own
+
+    @property
+    def brings_own(self) -> bool:
+        """Whether what its guests bring is opened in the tenant's own host; it never is beside a GPU."""
+        return self.grants.inline_models and (self.gpu or not self.trusted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +101,18 @@ def make_links(
     secrets: tuple[tuple[str, str], ...] = (),
     weight: int = 1,
     trusted: bool = False,
+    gpu: bool = False,
 ) -> tuple[FunctionLink, Binding | None]:
     """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their
-    values. `trusted`: the tenant's own models run beside the operator's."""
+    values. `trusted`: the tenant's own models run beside the operator's. `gpu`: there is one on this node, which only
+    models that run there may use."""
     handle = next(_handles)
     by_name = {pin.name: pin for pin in pins}
-    granted = [(grant, by_name[grant.name]) for grant in grants.models if grant.name in by_name]
+    granted = [
+        (grant, pin, place(grant.target, gpu=gpu and (pin.shared or trusted)))
+        for grant in grants.models
+        if (pin := by_name.get(grant.name)) is not None
+    ]
     link = FunctionLink(
         handle=handle,
         module=module,
@@ -112,14 +126,14 @@ def make_links(
         models=tuple(
             ModelLink(
                 name=grant.name,
-                target=grant.target,
+                target=target or "",
                 max_inferences=grant.max_inferences,
                 max_time_ns=grant.max_time_ns,
                 inputs=pin.inputs,
                 outputs=pin.outputs,
                 own=not (pin.shared or trusted),
             )
-            for grant, pin in granted
+            for grant, pin, target in granted
         ),
         clock=grants.clock,
         random=grants.random,
@@ -136,12 +150,12 @@ def make_links(
         return link, None
     bound = tuple(
         BoundModel(
-            digest=pin.digest,
+            digest=session_of(pin.digest, target),
             max_inferences=grant.max_inferences,
             max_time_ns=grant.max_time_ns,
             shares_batches=pin.shared and grant.batch is Batch.SHARED,
         )
-        for grant, pin in granted
+        for grant, pin, target in granted
     )
     return link, Binding(handle=handle, tenant=tenant, models=bound, weight=weight)
 
@@ -170,8 +184,9 @@ def choose(route: Route, traffic: Traffic, key: Key | None, headers: Headers) ->
 class Plans:
     """`on_retired` is called with each plan that no request uses any more; `secrets` opens what entries hold sealed."""
 
-    def __init__(self, on_retired: Callable[[Plan], None], secrets: Secrets) -> None:
+    def __init__(self, on_retired: Callable[[Plan], None], secrets: Secrets, *, gpu: bool = False) -> None:
         self._on_retired = on_retired
+        self._gpu = gpu
         self._secrets = secrets
         self._routes: OrderedDict[Place, Route] = OrderedDict()
         self._prepared: OrderedDict[Place, Route] = OrderedDict()
@@ -215,6 +230,11 @@ class Plans:
         """Whether a plan that requests may come by needs it."""
         routes = (*self._routes.values(), *self._prepared.values())
         return any(model in (*plan.models, *plan.own_models) for route in routes for plan in route.plans)
+
+    def brings(self, tenant: TenantName) -> bool:
+        """Whether a function of this tenant, of those that requests may come by, may bring models."""
+        routes = (*self._routes.items(), *self._prepared.items())
+        return any(place[0] == tenant and plan.grants.inline_models for place, route in routes for plan in route.plans)
 
     def begin(self, plan: Plan) -> None:
         """A request is going to run under it: it is not retired before the matching `end`."""
@@ -285,6 +305,7 @@ class Plans:
             secrets,
             weight=tenant_class.weight,
             trusted=tenant_class.trusted_models,
+            gpu=self._gpu,
         )
         return Plan(
             entry=entry,
@@ -300,6 +321,7 @@ class Plans:
             models=_digests(link, binding, own=False),
             own_models=_digests(link, binding, own=True),
             trusted=tenant_class.trusted_models,
+            gpu=any(model.target == Target.GPU for model in link.models),
             bundle=bundle_of(version.bundle, grants),
             hosts=host_mounts_of(grants, ceilings.ceiling),
             outbound=Terms(
@@ -319,7 +341,9 @@ def _guarded(entry: Entry, version: Version) -> bool:
 
 def _digests(link: FunctionLink, binding: Binding | None, *, own: bool) -> tuple[Digest, ...]:
     bound = () if binding is None else binding.models
-    return tuple(Digest(one.digest) for model, one in zip(link.models, bound, strict=True) if model.own is own)
+    return tuple(
+        Digest(one.digest) for model, one in zip(link.models, bound, strict=True) if model.own is own and model.target
+    )
 
 
 def _of(entry: Entry, names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:

@@ -16,7 +16,7 @@ from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.errors import NotFound, WispError
 from wisp.hostmounts import HostStore
-from wisp.names import FunctionName, TenantName
+from wisp.names import Digest, FunctionName, TenantName
 from wisp.plans import Plan, Plans
 from wisp.policy.ceilings import Ceilings
 from wisp.registry.functions import Functions
@@ -47,6 +47,7 @@ class Prewarmer:
         hostfiles: HostStore,
         host: InferenceHost,
         own_hosts: TenantHosts,
+        gpu_host: InferenceHost | None = None,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         switch_s: float = SWITCH_S,
@@ -58,6 +59,7 @@ class Prewarmer:
         self._hostfiles = hostfiles
         self._host = host
         self._own_hosts = own_hosts
+        self._gpu_host = gpu_host
         self._sandboxes = sandboxes
         self._ceilings = ceilings
         self._switch_s = switch_s
@@ -94,7 +96,9 @@ class Prewarmer:
         try:
             plans = self._plans.prepare(entry, self._ceilings()).plans
             async with asyncio.TaskGroup() as group:  # the slowest of them decides, not their sum
-                group.create_task(self._host.ensure(tuple({model for plan in plans for model in plan.models})))
+                group.create_task(self._host.ensure(_models_of(plans, gpu=False)))
+                if self._gpu_host is not None and (models := _models_of(plans, gpu=True)):
+                    group.create_task(self._gpu_host.ensure(models))
                 linking = [group.create_task(self._link_of(plan)) for plan in plans]
                 if self._own_hosts.get(entry.tenant.name) is not None:  # none is started ahead of a request
                     own = tuple({model for plan in plans for model in plan.own_models})
@@ -151,6 +155,10 @@ class Prewarmer:
             pass  # deleted, or its latest version was
         except (WispError, OSError) as error:
             log.warning("%s/%s: the newest upload is not ready on this node yet: %s", tenant, function, error)
+
+
+def _models_of(plans: tuple[Plan, ...], *, gpu: bool) -> tuple[Digest, ...]:
+    return tuple({model for plan in plans if plan.gpu is gpu for model in plan.models})
 
 
 def first_of(group: BaseExceptionGroup[WispError | OSError]) -> WispError | OSError:

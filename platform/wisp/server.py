@@ -231,12 +231,15 @@ def gauges_of(node: Node) -> Gauges:
         queued=node.sandboxes.queued,
         bytes_in_flight=node.budget.used_bytes,
         sandbox_restarts=node.sandboxes.restarts,
-        inference_restarts=node.host.restarts + node.own_hosts.restarts,
+        inference_restarts=node.host.restarts
+        + node.own_hosts.restarts
+        + (0 if node.gpu_host is None else node.gpu_host.restarts),
         quotas_cut_off=node.quotas.cut_off,
         blob_cache_bytes=node.blobs.cached_bytes,
         blob_faults=node.blobs.faults.counts,
         denials=node.denials.counts,
         walls=node.walls.levels(),
+        providers=node.providers(),
     )
 
 

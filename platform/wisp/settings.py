@@ -282,6 +282,13 @@ SETTINGS: tuple[Setting, ...] = (
         unit="_s",
     ),
     Setting(
+        name="gpu",
+        parse=_word("off", "auto", "require"),
+        default="off",
+        metavar="off|auto|require",
+        help="an inference process on the GPU for models whose target it is; auto: where there is one",
+    ),
+    Setting(
         name="operator_key",
         parse=_operator_key,
         default=None,
@@ -329,6 +336,7 @@ class Settings:
     model_memory_bytes: int | None
     tenant_hosts: int
     batch_delay_s: float
+    gpu: str
     operator_key: str | None = field(repr=False)
     secrets_key: bytes | None = field(repr=False)
 

@@ -75,7 +75,7 @@ def _moment(seconds: float) -> str:
 class Gauges:
     """What a node can count at the moment it is asked. `bytes_in_flight`: of bodies; `queued`: requests;
     `blob_faults`: by what was wrong, ever; `denials`: by capability, ever; `walls`: kind of child, name, whether it is
-    up."""
+    up; `providers`: onnxruntime's, by inference host."""
 
     sandboxes_idle: int = 0
     sandboxes_busy: int = 0
@@ -90,6 +90,7 @@ class Gauges:
     blob_faults: Mapping[str, int] = field(default_factory=dict)
     denials: Mapping[str, int] = field(default_factory=dict)
     walls: tuple[tuple[str, str, bool], ...] = ()
+    providers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 HELP = {
@@ -200,3 +201,10 @@ class _Watched(Collector):
         for child, wall, up in gauges.walls:
             walls.add_metric([child, wall], float(up))
         yield walls
+        providers = GaugeMetricFamily(
+            "wisp_inference_provider", "Where an inference host can run models.", labels=["host", "provider"]
+        )
+        for host, names in gauges.providers.items():
+            for name in names:
+                providers.add_metric([host, name], 1.0)
+        yield providers

@@ -187,7 +187,7 @@ def test_a_child_past_its_walls_still_ends_with_its_parent(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("user", USERS)
-@pytest.mark.parametrize("kind", ChildKind)
+@pytest.mark.parametrize("kind", [kind for kind in ChildKind if kind is not ChildKind.GPU_INFERENCE])
 def test_every_kind_of_child_has_its_walls(tmp_path: Path, kind: ChildKind, user: int | None) -> None:
     child = TrialChild(kind, tmp_path, user=user)
     try:
@@ -204,6 +204,17 @@ def test_every_kind_of_child_has_its_walls(tmp_path: Path, kind: ChildKind, user
                 child.attempt("make_code")
         with pytest.raises(Refused, match=f"signal {int(signal.SIGSYS)}"):
             child.attempt("execute")
+    finally:
+        child.finish()
+
+
+def test_a_host_with_a_gpu_goes_without_two_walls_and_says_so(tmp_path: Path) -> None:
+    child = TrialChild(ChildKind.GPU_INFERENCE, tmp_path)
+    try:
+        for wall in (PRIVILEGES, Wall.MEMORY, Wall.NAMESPACES):
+            require(child, wall)
+        assert {wall for wall, state in child.walls.items() if "GPU" in state.detail} == {Wall.LANDLOCK, SECCOMP}
+        child.attempt("read_file", SOME_FILE)
     finally:
         child.finish()
 

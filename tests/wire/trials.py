@@ -25,6 +25,7 @@ MODULES = {
     ChildKind.COMPILER: ("wisp.sandbox.compiler",),
     ChildKind.ADMISSION: ("wisp.inference.admission", "wisp.inference.inspection", "wisp.inference.sessions"),
     ChildKind.INFERENCE: ("wisp.inference.host", "wisp.inference.loop"),
+    ChildKind.GPU_INFERENCE: ("wisp.inference.host", "wisp.inference.loop"),
 }
 """The main, and what it imports later: the interpreter may lie where only root reads."""
 LIMITS = {
@@ -32,7 +33,9 @@ LIMITS = {
     ChildKind.COMPILER: Limits(address_space_bytes=1536 << 20, cpu_s=10, open_files=32),
     ChildKind.ADMISSION: Limits(address_space_bytes=3 << 30, cpu_s=20, open_files=64),
     ChildKind.INFERENCE: Limits(open_files=256),
+    ChildKind.GPU_INFERENCE: Limits(open_files=256),
 }
+OPTIONS = {ChildKind.GPU_INFERENCE: {"gpu": 1}}
 CHILD = """
 import importlib, json, os, sys
 
@@ -88,7 +91,9 @@ class TrialChild:
         ours, theirs = socket_pair()
         ours.settimeout(PATIENCE_S)
         with theirs:
-            arguments = child_arguments(LIMITS[kind], theirs.fileno(), answer_fd=self.answer.fd)
+            arguments = child_arguments(
+                LIMITS[kind], theirs.fileno(), answer_fd=self.answer.fd, **OPTIONS.get(kind, {})
+            )
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", program, *arguments],
                 pass_fds=(theirs.fileno(), self.answer.fd),

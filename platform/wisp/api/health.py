@@ -19,6 +19,7 @@ async def readyz(context: Context) -> Response:
     ready = bool(readiness.get("ready")) and not draining
     if context.request.query_params.get("verbose", "0") not in ("0", "false"):  # alone it is yes
         readiness["walls"] = context.node.walls.shown()
+        readiness["providers"] = context.node.providers()
     return document(readiness | {"ready": ready, "draining": draining}, 200 if ready else 503)
 
 
@@ -48,7 +49,7 @@ OPERATIONS = (
         summary="Whether requests should be sent here.",
         right=Right.NOBODY,
         handler=readyz,
-        query=(("verbose", "also which walls are up round which children"),),
+        query=(("verbose", "also which walls are up round which children, and where models can run"),),
         answers=((200, "ready"), (503, "not ready, or draining")),
     ),
     Operation(

@@ -3,7 +3,7 @@
 Options: `threads` that infer (2), `delay_ns` that an inference waits for others to share a batch (0), `patience_ns`
 that one may run on which nobody waits for before the process ends with it (0: for ever), `arena_bytes`
 that all running inferences share, `folding_bytes` for one constant computed while a model is opened, `models_fd`: a
-directory in which prepared models appear. Ends with its channel, or with its parent.
+directory in which prepared models appear, `gpu` (0): 1 to look for one. Ends with its channel, or with its parent.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ def main() -> int:
     threading.excepthook = end_with_thread
     # Only now: it is imported under the limits that it will run under.
     from wisp.inference.loop import Host
+    from wisp.inference.providers import providers_of
     from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
 
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     models_fd = options.get("models_fd")
-    report = raise_walls(ChildKind.INFERENCE, models_fd)
+    gpu = bool(options.get("gpu", 0))
+    report = raise_walls(ChildKind.GPU_INFERENCE if gpu else ChildKind.INFERENCE, models_fd)
+    # After the walls: CUDA starts threads, and a credential belongs to a thread.
+    providers = providers_of(gpu=gpu)
     sessions = Sessions(
         arena_bytes=options.get("arena_bytes", ARENA_BYTES),
         folding_bytes=options.get("folding_bytes", FOLDING_BYTES),
@@ -42,6 +46,7 @@ def main() -> int:
     host = Host(
         channel,
         sessions,
+        providers=providers,
         threads=options.get("threads", THREADS),
         statm=statm,
         delay_ns=options.get("delay_ns", 0),

@@ -22,6 +22,7 @@ class Load:
     fd: int
     prepared: str = ""
     batch: int = 0
+    gpu: bool = False
     frames: int = 1
     model: LoadedModel | None = None
     error: str = ""
@@ -76,7 +77,9 @@ class Loader:
         began, before_bytes = time.monotonic(), self._resident_bytes()
         load.size_bytes = os.fstat(load.fd).st_size
         try:
-            load.model = self._sessions.open(load.digest, load.fd, prepared=load.prepared, batch=load.batch)
+            load.model = self._sessions.open(
+                load.digest, load.fd, prepared=load.prepared, batch=load.batch, gpu=load.gpu
+            )
         except (InvalidModel, OSError, MemoryError) as error:
             load.error = str(error) or type(error).__name__
         finally:

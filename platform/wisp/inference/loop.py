@@ -15,6 +15,7 @@ from typing import Any
 from wisp.errors import InvalidFrame
 from wisp.inference.desk import Desk, note
 from wisp.inference.loader import Load, Loader
+from wisp.inference.providers import CPU
 from wisp.inference.sessions import Sessions
 from wisp.inference.slots import Slot
 from wisp.inference.workers import Workers
@@ -33,8 +34,17 @@ class Host:
     an invocation it does not know reads on in its place."""
 
     def __init__(
-        self, control: Channel, sessions: Sessions, *, threads: int, statm: int, delay_ns: int = 0, patience_ns: int = 0
+        self,
+        control: Channel,
+        sessions: Sessions,
+        *,
+        threads: int,
+        statm: int,
+        providers: tuple[str, ...] = (CPU,),
+        delay_ns: int = 0,
+        patience_ns: int = 0,
     ) -> None:
+        self._providers = providers
         control.sock.setblocking(False)
         self._control = control
         self._outbox: list[tuple[Kind, bytes]] = []
@@ -60,7 +70,7 @@ class Host:
     def serve(self, walls: Report) -> bool:
         """Runs to the end; whether every thread ended with it."""
         with self._talking:
-            self._tell(Kind.READY, {"walls": encode_report(walls)})
+            self._tell(Kind.READY, {"walls": encode_report(walls), "providers": list(self._providers)})
         while self._serving and not self._desk.stuck:
             for key, _ in self._selector.select(self._desk.expire()):
                 key.data()
@@ -147,7 +157,11 @@ class Host:
         load = self._loads.get(digest)
         if load is None and not self._desk.has(digest):
             self._loads[digest] = Load(
-                digest=digest, fd=fd, prepared=fields.get("prepared", ""), batch=fields.get("batch", 0)
+                digest=digest,
+                fd=fd,
+                prepared=fields.get("prepared", ""),
+                batch=fields.get("batch", 0),
+                gpu=fields.get("gpu", False),
             )
             self._loader.put(self._loads[digest])
             return

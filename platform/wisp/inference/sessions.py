@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import onnxruntime
 
 from wisp.errors import InvalidModel
+from wisp.inference.providers import check, order_of
 from wisp.inference.reasons import plain, quote
 from wisp.wire.admissions import MAX_DIM, PREPARED_MODEL
 from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, ElementType, TensorSpec
@@ -84,14 +85,14 @@ class Sessions:
         self._folding_bytes = folding_bytes
         self._creation = threading.Lock()
 
-    def open(self, digest: str, fd: int, *, prepared: str = "", batch: int = 0) -> LoadedModel:
+    def open(self, digest: str, fd: int, *, prepared: str = "", batch: int = 0, gpu: bool = False) -> LoadedModel:
         """Opens the model that `fd` (left open) leads to. `prepared`: where, in the directory of prepared models, the
-        same model lies optimised; it is opened instead, unless that fails. Raises `InvalidModel` with onnxruntime's
-        reason."""
+        same model lies optimised; it is opened instead, unless that fails. `gpu`: on the GPU, or not at all. Raises
+        `InvalidModel` with onnxruntime's reason."""
         session = self._open_prepared(prepared) if prepared and self._prepared is not None else None
         shared = session is not None
         if session is None:
-            session = self._create(_path_or_bytes(fd), self._options())
+            session = self._create(_path_or_bytes(fd), self._options(), gpu=gpu)
         _give_back_free_memory()
         return LoadedModel(
             digest=digest,
@@ -123,16 +124,18 @@ class Sessions:
             options.add_session_config_entry(key, value)
         self._create(_path_or_bytes(fd), options)
 
-    def _create(self, source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    def _create(
+        self, source: str | bytes, options: onnxruntime.SessionOptions, *, gpu: bool = False
+    ) -> onnxruntime.InferenceSession:
+        providers = order_of(gpu=gpu)
         try:
             with self._creation:
-                session = onnxruntime.InferenceSession(
-                    source, options, providers=["CPUExecutionProvider"], disabled_optimizers=None
-                )
+                session = onnxruntime.InferenceSession(source, options, providers=providers, disabled_optimizers=None)
         except Exception as error:  # onnxruntime raises plain Exceptions of many classes
             if "bad_alloc" in str(error):
                 raise InvalidModel("the model needs more memory to open than it is allowed") from error
             raise InvalidModel(f"onnxruntime refuses the model: {plain(str(error))}") from error
+        check(session, gpu=gpu)
         if isinstance(source, bytes):
             session._model_bytes = (
                 None  # kept for a change of providers, which nothing here makes; as large as the file

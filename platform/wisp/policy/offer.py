@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wisp.errors import Fault
-from wisp.policy.choices import Target
 
 if TYPE_CHECKING:
     from wisp.policy.document import Path
@@ -26,13 +25,7 @@ class Unoffered:
     asked_at: Callable[[Policy], Iterator[Path]]
 
 
-def _gpu_entries(policy: Policy) -> Iterator[Path]:
-    for index, entry in enumerate(policy.models):
-        if entry.target is Target.GPU:
-            yield "models", index, "target"
-
-
-NOT_YET_OFFERED: tuple[Unoffered, ...] = (Unoffered(what="target: gpu", asked_at=_gpu_entries),)
+NOT_YET_OFFERED: tuple[Unoffered, ...] = ()
 
 
 def unavailable(policy: Policy) -> tuple[Fault, ...]:

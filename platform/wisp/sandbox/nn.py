@@ -108,6 +108,11 @@ def load_by_name(call: Invocation, pointer: int, length: int, out: int) -> int |
         return Errno.INVALID_ARGUMENT
     for number, model in enumerate(call.link.models):
         if model.name == name:
+            if not model.target:
+                call.logs.write(
+                    f"[wasi-nn load_by_name: {name}: target: gpu, and this node has no GPU for it]\n".encode()
+                )
+                return Errno.UNSUPPORTED_OPERATION
             handle = _graphs(call).add_graph(number, model)
             if handle is None:
                 return Errno.BUSY

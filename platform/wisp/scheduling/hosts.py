@@ -48,17 +48,17 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 class OpenedModel:
     """What a host needs to open a model, as it stands in a LOAD frame: `fd`, a read-only descriptor of its bytes, which
     whoever asked closes; `prepared`, the name under which its optimised form appears in the host's room, or "";
-    `batch`, how many rows may go into one run, or 0."""
+    `batch`, how many rows may go into one run, or 0; `gpu`: on the GPU, or not at all."""
 
     fd: int
     batch: int = 0
     prepared: str = ""
+    gpu: bool = False
 
     def frame(self, digest: Digest) -> bytes:
         size_bytes = os.fstat(self.fd).st_size
-        return json.dumps(
-            {"digest": digest, "bytes": size_bytes, "batch": self.batch, "prepared": self.prepared}
-        ).encode()
+        fields = {"digest": digest, "bytes": size_bytes, "batch": self.batch, "prepared": self.prepared}
+        return json.dumps(fields | ({"gpu": True} if self.gpu else {})).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,13 @@ class InferenceHost:
         on_lost: Callable[[InferenceHost], None],
         walls: WallWatch | None = None,
         bounds: Bounds | None = None,
+        gpu: bool = False,
     ) -> None:
-        """`bounds`: for models that are not trusted."""
+        """`bounds`: for models that are not trusted. `gpu`: it looks for one, and goes without the walls that would
+        forbid it."""
+        self.providers: tuple[str, ...] = ()
+        """Of onnxruntime, as the process reported them."""
+        self._kind = ChildKind.GPU_INFERENCE if gpu else ChildKind.INFERENCE
         self._data_bytes = None if bounds is None else bounds.data_bytes
         self._ready_s = 0.0
         self._empty_directory = empty_directory
@@ -100,6 +105,8 @@ class InferenceHost:
         self._options = {"threads": threads, "delay_ns": round(batch_delay_s * 1e9)}
         if bounds is not None:
             self._options |= {"arena_bytes": bounds.arena_bytes, "patience_ns": round(bounds.patience_s * 1e9)}
+        if gpu:
+            self._options["gpu"] = 1
         self._open_model = open_model
         self._room = room
         self._shown: dict[Digest, str] = {}
@@ -152,7 +159,8 @@ class InferenceHost:
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.READY:
-            self._walls.note(ChildKind.INFERENCE, frame.payload)
+            ready = self._walls.note(self._kind, frame.payload)
+            self.providers = _words(ready.get("providers"))
             self._ready.set()
             self._ready_s = time.monotonic()
         elif frame.kind == Kind.LOADED:
@@ -343,3 +351,7 @@ class InferenceHost:
             self._child.kill("the platform stops")
             await self._child.reaped()
         self._room.close()
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

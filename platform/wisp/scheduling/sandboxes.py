@@ -64,6 +64,7 @@ class Sandboxes:
         self.answer_bytes = answer_bytes
         self.host = host
         self.own_hosts = own_hosts
+        self.gpu_host: InferenceHost | None = None
         self.stopping = False
         self.kills = 0
         self.restarts = 0
@@ -136,18 +137,24 @@ class Sandboxes:
             sandbox.abandon(number)
             raise
 
+    def host_of(self, job: Job) -> InferenceHost:
+        """Of its `models`."""
+        return self.gpu_host if job.gpu and self.gpu_host is not None else self.host
+
     def _has_models(self, job: Job) -> bool:
-        return self.host.has(job.models) and (not job.needs_own or self.own_hosts.has(job.tenant, job.own_models))
+        return self.host_of(job).has(job.models) and (
+            not job.needs_own or self.own_hosts.has(job.tenant, job.own_models)
+        )
 
     async def _ensure_models(self, job: Job) -> None:
         if job.models:
-            await self.host.ensure(job.models)
+            await self.host_of(job).ensure(job.models)
         if job.needs_own:
             await self.own_hosts.ensure(job.tenant, job.own_models)
 
     @contextlib.contextmanager
     def _lease(self, job: Job) -> Iterator[None]:
-        with self.host.lease(job.models):
+        with self.host_of(job).lease(job.models):
             if not job.needs_own:
                 yield
                 return

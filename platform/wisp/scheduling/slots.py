@@ -107,6 +107,8 @@ class Job:
     own_models: tuple[Digest, ...] = ()
     needs_own: bool = False
     """Whether the tenant's own host must be there, with `own_models` loaded."""
+    gpu: bool = False
+    """Whether `models` are in the host that has the GPU."""
 
 
 class Lost(ChildLost):
@@ -240,7 +242,7 @@ class Sandbox:
 
     def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
         if job.models or (job.inline is not None and not job.needs_own):
-            self._shared.open(child, self._pool.host, job.tenant, binding, number, deadline_ns)
+            self._shared.open(child, self._pool.host_of(job), job.tenant, binding, number, deadline_ns)
         own = self._pool.own_hosts.get(job.tenant) if job.needs_own else None
         if own is not None:
             self._own.open(child, own, job.tenant, binding, number, deadline_ns)
@@ -314,7 +316,7 @@ class Sandbox:
             return Inbound(status=Status.UNREACHABLE)
         answer, model = await job.inline.load(data, self._deadline_ns)
         if model is not None:
-            host = self._own.host if job.needs_own else self._pool.host
+            host = self._own.host if job.needs_own else self._pool.host_of(job)
             if host is None:
                 return Inbound(status=Status.UNREACHABLE, content=b"the inference host is gone; try again")
             try:

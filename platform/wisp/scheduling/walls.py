@@ -38,6 +38,10 @@ class WallWatch:
             raise InvalidFrame(f"it has no {down[0]} wall: {report[down[0]].detail}")
         return fields
 
+    def forget(self, kind: ChildKind) -> None:
+        """There is no such child any more."""
+        self.reports.pop(kind, None)
+
     def _tell(self, kind: ChildKind, report: Report) -> None:
         up = ", ".join(_named(wall, state) for wall, state in report.items() if state.up)
         down = "; ".join(_named(wall, state) for wall, state in report.items() if not state.up)

@@ -4,7 +4,7 @@ The router vouches for every invocation before its guest starts: OPEN names the 
 binding (tenant, models, bounds) and the deadline. A sandbox then asks over its slot's own socket, and is believed in
 nothing beyond which slot it is: models go by their number in the binding, bounds come from the binding.
 
-    router → host      LOAD    JSON {digest, bytes, batch, prepared} + 1 frozen segment or read-only file with the
+    router → host      LOAD    JSON {digest, bytes, batch, prepared, gpu} + 1 frozen segment or read-only file with the
                                model. `batch`: rows that may go into one run, 0 for none. `prepared`: the directory,
                                below the one that the host can read, with the optimised model and its weights, or ""
                        UNLOAD  digest
@@ -14,7 +14,7 @@ nothing beyond which slot it is: models go by their number in the binding, bound
                        OPEN    `OPEN`: slot, handle, invocation, deadline
                        GRANT   JSON {slot, invocation, model: `BoundModel`}: one model more for that invocation alone
                        CLOSE   `CLOSE`: slot, invocation; cancels what the slot still infers
-    host → router      READY   JSON {walls}
+    host → router      READY   JSON {walls, providers: onnxruntime's, that work here}
                        LOADED  JSON {digest, ok, error, load_ms, bytes: that it takes, shared: are its weights mapped}
     sandbox → host     COMPUTE `COMPUTE_HEAD`, then that many packed tensors (`wire.tensors`)
     host → sandbox     DONE    `DONE_HEAD`, then that many packed tensors

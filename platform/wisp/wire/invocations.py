@@ -80,7 +80,8 @@ FAILED_HEAD = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLink:
-    """A model as one function may use it. `max_time_ns` bounds one inference. `own`: it is in the tenant's own host."""
+    """A model as one function may use it. `target`: where it runs, "cpu" or "gpu"; "" where this node cannot run it.
+    `max_time_ns` bounds one inference. `own`: it is in the tenant's own host."""
 
     name: str
     target: str

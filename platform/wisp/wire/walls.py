@@ -35,6 +35,8 @@ class ChildKind(StrEnum):
     COMPILER = "compiler"
     ADMISSION = "admission"
     INFERENCE = "inference"
+    GPU_INFERENCE = "gpu-inference"
+    """A driver's library opens devices and files and asks the kernel for what no filter foresees."""
 
 
 class Wall(StrEnum):
@@ -55,7 +57,10 @@ CODE: Final = {
     ChildKind.COMPILER: Code.COMPILED,  # the engine publishes what it has compiled before it serializes it
     ChildKind.ADMISSION: Code.NONE,
     ChildKind.INFERENCE: Code.NONE,
+    ChildKind.GPU_INFERENCE: Code.ANY,
 }
+WITHOUT: Final = {ChildKind.GPU_INFERENCE: frozenset({Wall.LANDLOCK, Wall.SECCOMP})}
+"""Walls that a kind of child cannot work behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +208,9 @@ def raise_walls(kind: ChildKind, readable: int | None = None) -> dict[Wall, Wall
     details: dict[Wall, list[str]] = {}
     failures: dict[Wall, str] = {}
     for wall, step in STEPS:
+        if wall in WITHOUT.get(kind, ()):
+            failures[wall] = "left out: a GPU's driver does not work behind it"
+            continue
         try:
             detail = step(kind, readable)
         except OSError as error:
