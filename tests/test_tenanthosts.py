@@ -102,7 +102,8 @@ async def test_a_dead_host_costs_its_tenant_only_what_was_in_it(node: Node, acme
 async def test_sandboxes_change_lines_as_tenants_take_turns(node: Node, acme: Tenancy, globex: Tenancy) -> None:
     for tenant in (acme, globex):
         await grant(tenant, "batch_rows")
-        await tenant.deploy("infer", INFER, entries("batch_rows"))
+        patient = b"concurrency: {queue_timeout: 30s}\n"
+        await tenant.deploy("infer", INFER, entries("batch_rows", more=patient))
 
     async def one(tenant: Tenancy, number: int) -> None:
         answer = await ask(tenant, "infer", floats(number, 1, 0, number), ROWS)
