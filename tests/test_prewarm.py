@@ -87,7 +87,7 @@ async def test_a_version_that_does_not_get_ready_does_not_keep_the_former_for_ev
     two = (await acme.deploy("fn", answering(b"two"), activate=False)).version
     assert (await acme.call("fn")).body == b"one"
     node.snapshot.prepare = prewarmer(node, switch_s=0.05).warm
-    async with node.code.compilers._free:  # nothing is compiled meanwhile
+    async with node.code.compilers._turns.take("another"):  # nothing is compiled meanwhile
         node.code.cache.drop(two.module)
         node.code.cache._path(two.module).unlink()
         with caplog.at_level(logging.WARNING):

@@ -47,7 +47,7 @@ class CodeStore:
             fd = await self._blobs.open(digest)
             try:
                 limits = compile_limits(ceilings)
-                async with self.compilers.start(limits) as compilation:
+                async with self.compilers.start(limits, digest) as compilation:
                     await compilation.facts(fd, limits)
                     await self.compile(digest, compilation)
             finally:

@@ -128,7 +128,7 @@ class Deployer:
         sizes = await asyncio.to_thread(_sizes_of, module, *(path for _, path in bundle))
         await self._registry.storage.check(tenant, self._quota_of(owner), sizes)
         digest = sizes[0][0]
-        facts = await self._judge_module(module, digest, grants)
+        facts = await self._judge_module(tenant, module, digest, grants)
         await self._blobs.put_file(module)
         files = tuple(
             [
@@ -208,7 +208,7 @@ class Deployer:
             digest = await asyncio.to_thread(_digest_of, file)
             if tenant is not None and quota is not None:
                 await self._registry.storage.check(tenant, quota, ((digest, size_bytes),))
-            facts = await self._models.admit(digest, fd)
+            facts = await self._models.admit(tenant, digest, fd)
         finally:
             os.close(fd)
         digest = await self._blobs.put_file(file)
@@ -279,11 +279,11 @@ class Deployer:
             raise InvalidPolicy(f"the policy names a secret that is not there: {faults[0].message}", faults)
         return self._secrets.variables(tenant, sealed)
 
-    async def _judge_module(self, module: Path, digest: Digest, grants: Grants) -> ModuleFacts:
+    async def _judge_module(self, tenant: TenantName, module: Path, digest: Digest, grants: Grants) -> ModuleFacts:
         limits = compile_limits(self.ceilings)
         fd = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            async with self._code.compilers.start(limits) as compilation:
+            async with self._code.compilers.start(limits, tenant) as compilation:
                 facts = await facts_of(compilation, fd, limits)
                 _refuse(admit(facts, grants))
                 await self._code.compile(digest, compilation)

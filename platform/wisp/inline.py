@@ -147,7 +147,9 @@ class InlineModels:
     async def _judge_bytes(self, scoped: Digest, data: bytes) -> None:
         fd = await asyncio.to_thread(create_frozen, "inline-model", [data])
         try:
-            facts = await self._admissions.judge(fd, terms_of(self._ceilings()))
+            facts = await self._admissions.judge(
+                fd, terms_of(self._ceilings()), on_behalf_of=scoped.partition(SEPARATOR)[0]
+            )
         except (InvalidModel, InvalidFrame) as error:
             os.close(fd)
             self._refused[scoped] = error.message

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wisp.errors import InvalidModel
-from wisp.names import Digest
+from wisp.names import Digest, TenantName
 from wisp.policy.ceilings import Ceilings
 from wisp.registry.blobs import Blobs
 from wisp.scheduling.admissions import Admissions
@@ -45,15 +45,18 @@ class ModelStore:
         self._ceilings = ceilings
         self._preparing: dict[Digest, asyncio.Future[None]] = {}
 
-    async def admit(self, digest: Digest, model_fd: int) -> ModelFacts:
+    async def admit(self, tenant: TenantName | None, digest: Digest, model_fd: int) -> ModelFacts:
         """Judges an upload, tries it out and prepares it. Raises `InvalidModel`."""
-        return (await self._judge(digest, model_fd)).facts
+        return (await self._judge(digest, model_fd, tenant or "")).facts
 
-    async def _judge(self, digest: Digest, model_fd: int) -> CachedModel:
+    async def _judge(self, digest: Digest, model_fd: int, on_behalf_of: str) -> CachedModel:
         with _memory_file("prepared-model") as model, _memory_file("prepared-weights") as weights:
             share = os.fstat(model_fd).st_size >= SHARE_FROM_BYTES
             facts = await self._admissions.judge(
-                model_fd, terms_of(self._ceilings()), (model.fd, weights.fd) if share else None
+                model_fd,
+                terms_of(self._ceilings()),
+                (model.fd, weights.fd) if share else None,
+                on_behalf_of=on_behalf_of,
             )
             return await self.cache.put(digest, facts, model.fd, weights.fd)
 
@@ -82,7 +85,7 @@ class ModelStore:
         try:
             fd = await self._blobs.open(digest)
             try:
-                return await self._judge(digest, fd)
+                return await self._judge(digest, fd, digest)
             finally:
                 os.close(fd)
         except InvalidModel as error:

@@ -22,7 +22,7 @@ from wisp.accesslog import AccessLog
 from wisp.bundles import BundleStore
 from wisp.catalogue import Catalogue
 from wisp.code import CodeStore
-from wisp.cores import usable_memory_bytes
+from wisp.cores import usable_cores, usable_memory_bytes
 from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
@@ -60,6 +60,7 @@ from wisp.scheduling.rooms import Room, Rooms
 from wisp.scheduling.routerlines import RouterLines
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.tenanthosts import TenantHosts
+from wisp.scheduling.uploads import UploadTurns, concurrent_uploads
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
 from wisp.suspensions import Suspensions
@@ -171,8 +172,9 @@ class Node:
         self._stack.push_async_callback(self.blobs.aclose)
         cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
         self._stack.callback(cache.close)
-        compilers = Compilers(empty_directory=empty_directory, walls=self.walls)
-        admissions = Admissions(empty_directory=empty_directory, walls=self.walls)
+        turns = UploadTurns(concurrent_uploads(usable_cores()))
+        compilers = Compilers(empty_directory=empty_directory, turns=turns, walls=self.walls)
+        admissions = Admissions(empty_directory=empty_directory, turns=turns, walls=self.walls)
         self.code = CodeStore(cache, compilers, self.blobs)
         models = ModelCache(self.data_dir / "models", load_key(self.data_dir / "models.key"))
         self.models = ModelStore(models, admissions, self.blobs, lambda: self.ceilings)

@@ -134,7 +134,7 @@ def custom_section(content: bytes) -> bytes:
 
 @contextmanager
 def started(data_dir: Path, keys: dict[str, str]) -> Iterator[Tenants]:
-    with served_platform(data_dir, "--workers", "1") as served:
+    with served_platform(data_dir, "--workers", "1", "--spare", "0") as served:
         tenants = Tenants(served, keys)
         try:
             yield tenants

@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.guests import ANSWER, Bench, handler
 from sandbox.pair import Pair, floats
-from wisp.wire.outcome import Outcome
+from wisp.wire.outcome import Outcome, nn_fuel
 
 LIMIT = 1_000_000
 LOOP = "(loop $again (br $again))"
@@ -85,7 +85,8 @@ def test_no_fuel_runs_nothing(bench: Bench) -> None:
 
 
 def test_a_burst_after_an_inference_burns_exactly_its_limit(pair: Pair) -> None:
-    """Fuel stops at a host call and goes on behind it."""
+    """Fuel stops at a host call and goes on behind it; what the inference was charged is part of the limit."""
+    limit = 100 * LIMIT  # a tenth of a second, if all of it went into the inference
     nn = "wasi_ephemeral_nn"
     imports = f"""
       (import "{nn}" "load_by_name" (func $load (param i32 i32 i32) (result i32)))
@@ -108,11 +109,12 @@ def test_a_burst_after_an_inference_burns_exactly_its_limit(pair: Pair) -> None:
     strings = f'(data (i32.const 512) "identity_f32") (data (i32.const 528) "{data}"))'
     quiet = handler(infer + ANSWER, before=imports).removesuffix(")") + strings
     burst = handler(infer + LOOP + ANSWER, before=imports).removesuffix(")") + strings
-    ending = pair.run(quiet, b"", "identity_f32", fuel=LIMIT)
+    ending = pair.run(quiet, b"", "identity_f32", fuel=limit)
     assert (ending.outcome, ending.receipt.inferences) == (Outcome.OK, 1)
     assert ending.receipt.fuel < 1000
-    ending = pair.run(burst, b"", "identity_f32", fuel=LIMIT)
-    assert (ending.outcome, ending.receipt.fuel) == (Outcome.FUEL_EXHAUSTED, LIMIT)
+    ending = pair.run(burst, b"", "identity_f32", fuel=limit)
+    assert ending.outcome is Outcome.FUEL_EXHAUSTED
+    assert ending.receipt.fuel + nn_fuel(ending.receipt.nn_ns) == limit
     assert (ending.receipt.inferences, ending.receipt.host_calls) == (1, 4)
 
 

@@ -49,7 +49,7 @@ lowered = {lowered!r}
 steps = [step for step in walls.STEPS if step[0].value not in lowered]
 
 
-def expose(kind):
+def expose(kind, readable):
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     raise OSError(0, "left out")
 

@@ -18,7 +18,8 @@ from wisp.wire.segments import FIXED, require_seals
 from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
 NICENESS = 10
-"""Compiling yields to requests that are being answered."""
+"""Compiling yields to requests that are being answered: a tenth of a core that they want whole. With less, an upload
+would outlast its wall time on a machine that is merely busy."""
 
 
 def _write(fd: int, data: bytes) -> None:

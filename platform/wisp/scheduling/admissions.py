@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 from wisp.errors import Fault, InvalidFrame, InvalidModel
 from wisp.scheduling.conversation import ChildSilent, Conversation
+from wisp.scheduling.uploads import UploadTurns
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.admissions import Kind, ModelFacts, Refusal, Terms, decode_verdict
 from wisp.wire.confinement import Limits
@@ -26,19 +26,23 @@ def refusal(reason: str) -> InvalidModel:
 
 
 class Admissions:
-    """At most `concurrent` at a time; the others wait."""
+    """As many at a time as `turns` allows; the others wait."""
 
-    def __init__(self, *, empty_directory: Path, concurrent: int = 1, walls: WallWatch | None = None) -> None:
+    def __init__(
+        self, *, empty_directory: Path, turns: UploadTurns | None = None, walls: WallWatch | None = None
+    ) -> None:
         self._empty_directory = empty_directory
         self._walls = WallWatch() if walls is None else walls
-        self._free = asyncio.Semaphore(concurrent)
+        self._turns = UploadTurns() if turns is None else turns
 
-    async def judge(self, model_fd: int, terms: Terms, prepared: tuple[int, int] | None = None) -> ModelFacts:
+    async def judge(
+        self, model_fd: int, terms: Terms, prepared: tuple[int, int] | None = None, *, on_behalf_of: str = ""
+    ) -> ModelFacts:
         """What the model takes and gives, and how it did when it was tried out. `prepared`: two empty memory files, for
-        the optimised model and its weights; the child is gone when this returns. Raises `InvalidModel` with the
-        reason."""
+        the optimised model and its weights; the child is gone when this returns. `on_behalf_of`:
+        a tenant, or the digest of a model that requests wait for. Raises `InvalidModel` with the reason."""
         file_bytes = 0 if prepared is None else WRITTEN_FACTOR * os.fstat(model_fd).st_size
-        async with self._free, self._converse(file_bytes) as child:
+        async with self._turns.take(on_behalf_of), self._converse(file_bytes) as child:
             try:
                 frame = await child.ask(Kind.JUDGE, terms.encode(), (model_fd, *(prepared or ())))
             except ChildSilent as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from wisp.errors import Fault, InvalidFrame, InvalidModule
 from wisp.scheduling.conversation import ChildSilent, Conversation
+from wisp.scheduling.uploads import UploadTurns
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame
 from wisp.wire.compilations import LENGTH, MAX_FACTS_BYTES, Kind
@@ -71,20 +71,23 @@ class Compilation:
 
 
 class Compilers:
-    """At most `concurrent` at a time, so that uploads cannot take the machine; the others wait."""
+    """As many at a time as `turns` allows, so that uploads cannot take the machine; the others wait."""
 
-    def __init__(self, *, empty_directory: Path, concurrent: int = 1, walls: WallWatch | None = None) -> None:
+    def __init__(
+        self, *, empty_directory: Path, turns: UploadTurns | None = None, walls: WallWatch | None = None
+    ) -> None:
         self._empty_directory = empty_directory
         self._walls = WallWatch() if walls is None else walls
-        self._free = asyncio.Semaphore(concurrent)
+        self._turns = UploadTurns() if turns is None else turns
 
     @asynccontextmanager
-    async def start(self, limits: CompileLimits) -> AsyncIterator[Compilation]:
+    async def start(self, limits: CompileLimits, on_behalf_of: str = "") -> AsyncIterator[Compilation]:
+        """`on_behalf_of`: a tenant, or the digest of a module that requests wait for."""
         confinement = Limits(
             address_space_bytes=limits.memory_bytes, cpu_s=limits.cpu_s, file_bytes=OUTPUT_BYTES, open_files=32
         )
         wall_s = limits.cpu_s * WALL_FACTOR + WALL_EXTRA_S
-        async with self._free:
+        async with self._turns.take(on_behalf_of):
             with Segment.create("compiled", OUTPUT_BYTES) as output:
                 async with self._converse(confinement, wall_s) as child:
                     yield Compilation(child, output)
