@@ -18,6 +18,7 @@ def url(operation: Operation) -> str:
         "tenant": "acme",
         "function": "nothing",
         "model": "nothing",
+        "version": "1",
         "secret": "NOTHING",
         "name": "nothing",
         "key": "0" * 16,

@@ -29,6 +29,7 @@ PROMISED = {
     "invalid_policy": 422,
     "invalid_model": 422,
     "exceeds_ceiling": 422,
+    "invalid_traffic": 422,
     "rate_limited": 429,
     "too_many_inflight": 429,
     "quota_exceeded": 429,
