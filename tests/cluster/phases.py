@@ -85,6 +85,7 @@ class Trial:
         began = time.monotonic()
         yield phase
         phase.lasted_s = time.monotonic() - began
+        phase.notes["lasted"] = (phase.lasted_s, "s")
         self.callers.fresh()
         self.writers.fresh()
         after = await asyncio.to_thread(self.servers.calls)
@@ -271,7 +272,7 @@ class Trial:
         most = BURST + RATE * lasted
         phase.notes["accepted"] = (accepted.total(), "requests")
         phase.notes["burst and rate allow"] = (most, "requests")
-        phase.notes["leases asked for"] = (phase.redis["evalsha"] / lasted, "1/s")
+        phase.notes["scripts, leases for the most part"] = (phase.redis["evalsha"] / lasted, "1/s")
         for at, node in enumerate(self.nodes):
             phase.notes[f"{node.name} accepted"] = (accepted[at], "requests")
         if accepted.total() > most:
