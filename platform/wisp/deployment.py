@@ -22,6 +22,7 @@ from pathlib import Path
 
 from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
 from wisp.code import CodeStore, compile_limits
+from wisp.egress.remote import Remotes, parse_source
 from wisp.errors import (
     Conflict,
     ExceedsCeiling,
@@ -85,6 +86,7 @@ class Deployer:
         bundles: BundleStore,
         hostfiles: HostStore,
         models: ModelStore,
+        remotes: Remotes,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
@@ -100,6 +102,7 @@ class Deployer:
         self._bundles = bundles
         self._hostfiles = hostfiles
         self._models = models
+        self._remotes = remotes
         self._sandboxes = sandboxes
 
     @property
@@ -226,6 +229,22 @@ class Deployer:
     def _quota_of(self, owner: Tenant) -> Quota:
         return self.ceilings.for_class(owner.class_name).quota
 
+    async def register_source(self, *, model: ModelName, source: str) -> tuple[Model, bool]:
+        """A model of the operator's that another machine serves. Raises `InvalidModel`."""
+        parsed = parse_source(source)
+        inputs, outputs = await self._remotes.describe(parsed)
+        content = [str(parsed), *([spec.name, spec.dtype, spec.shape] for spec in (*inputs, *outputs)), len(inputs)]
+        digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        return await self._registry.models.put(
+            None,
+            model,
+            digest=Digest(f"sha256:{digest}"),
+            size_bytes=0,
+            inputs=inputs,
+            outputs=outputs,
+            source=str(parsed),
+        )
+
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
         policy = parse_policy(text)
         faults = unavailable(policy)
@@ -260,6 +279,7 @@ class Deployer:
                     inputs=model.inputs,
                     outputs=model.outputs,
                     shared=model.tenant is None,
+                    source=model.source,
                 )
             )
         if faults:

@@ -20,6 +20,7 @@ from wisp.bundles import BundleStore
 from wisp.code import CodeStore
 from wisp.denials import Denials
 from wisp.egress.outbound import Egress
+from wisp.egress.remote import Remotes
 from wisp.errors import (
     Forbidden,
     FunctionNotFound,
@@ -180,6 +181,7 @@ class Dispatcher:
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
         egress: Egress,
+        remotes: Remotes,
         guards: Guards,
         quotas: Quotas,
         suspensions: Suspensions,
@@ -201,6 +203,7 @@ class Dispatcher:
         self._tenantlog = tenantlog
         self._denials = denials
         self._egress = egress
+        self._remotes = remotes
         self._guards = guards
         self._ledger = ledger
         self._ceilings = ceilings
@@ -346,6 +349,7 @@ class Dispatcher:
                 timeout_ns=plan.grants.timeout_ns,
                 request_id=call.request_id.encode(),
                 outbound=self._egress.open(plan.outbound),
+                remote=self._remotes.open(plan.remotes, plan.grants.response_body_bytes) if plan.remotes else None,
                 bundle=bundle,
                 hosts=hosts,
                 inline=self._inline_of(target),

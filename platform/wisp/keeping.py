@@ -31,7 +31,7 @@ SAVE_EVERY_S: Final = 2.0
 
 def blobs_of(version: Draft) -> frozenset[Digest]:
     """Everything of a version that lies in the object store."""
-    pins = (pin.digest for pin in version.models)
+    pins = (pin.digest for pin in version.models if not pin.source)
     return frozenset((version.module, *(file.digest for file in version.bundle), *pins))
 
 

@@ -27,6 +27,7 @@ from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
+from wisp.egress.remote import Remotes
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
@@ -184,6 +185,8 @@ class Node:
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
         await self._start_children(empty_directory, cache, compilers, admissions)
+        remotes = Remotes()
+        self._stack.push_async_callback(remotes.close)
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
@@ -192,6 +195,7 @@ class Node:
             bundles=self.bundles,
             hostfiles=self.hostfiles,
             models=self.models,
+            remotes=remotes,
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,
@@ -222,6 +226,7 @@ class Node:
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,
             egress=self.egress,
+            remotes=remotes,
             guards=self.guards,
             quotas=self.quotas,
             suspensions=suspensions,

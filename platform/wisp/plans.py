@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from wisp.bundles import Bundle, bundle_of
 from wisp.egress.outbound import Terms
+from wisp.egress.remote import RemoteModel, parse_source
 from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName
@@ -63,6 +64,8 @@ class Plan:
     bundle: Bundle | None
     hosts: tuple[HostMount, ...]
     outbound: Terms
+    remotes: tuple[RemoteModel | None, ...]
+    """By their numbers in the binding; empty where no model is elsewhere."""
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
 
@@ -132,6 +135,7 @@ def make_links(
                 inputs=pin.inputs,
                 outputs=pin.outputs,
                 own=not (pin.shared or trusted),
+                remote=bool(pin.source),
             )
             for grant, pin, target in granted
         ),
@@ -330,6 +334,7 @@ class Plans:
                 body_bytes=grants.response_body_bytes,
                 max_requests=grants.outbound_requests,
             ),
+            remotes=_remotes(link, version),
             guarded=_guarded(entry, version),
         )
 
@@ -339,10 +344,30 @@ def _guarded(entry: Entry, version: Version) -> bool:
     return traffic is not None and traffic.guard is not None and version.number != entry.function.active
 
 
+def _remotes(link: FunctionLink, version: Version) -> tuple[RemoteModel | None, ...]:
+    if not any(model.remote for model in link.models):
+        return ()
+    sources = {pin.name: pin.source for pin in version.models}
+    return tuple(
+        RemoteModel(
+            source=parse_source(sources[model.name]),
+            inputs=model.inputs,
+            outputs=model.outputs,
+            max_inferences=model.max_inferences,
+            max_time_ns=model.max_time_ns,
+        )
+        if model.remote
+        else None
+        for model in link.models
+    )
+
+
 def _digests(link: FunctionLink, binding: Binding | None, *, own: bool) -> tuple[Digest, ...]:
     bound = () if binding is None else binding.models
     return tuple(
-        Digest(one.digest) for model, one in zip(link.models, bound, strict=True) if model.own is own and model.target
+        Digest(one.digest)
+        for model, one in zip(link.models, bound, strict=True)
+        if model.own is own and model.target and not model.remote
     )
 
 

@@ -49,6 +49,10 @@ class NewKey(Body):
     functions: Annotated[list[str], Field(min_length=1, max_length=256)] | None = None
 
 
+class ModelSource(Body):
+    source: Annotated[str, Field(max_length=1024)]
+
+
 class FunctionPatch(Body):
     suspended: bool
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from wisp.api.authentication import Right
+from wisp.api.bodies import ModelSource
 from wisp.api.moments import moment
 from wisp.api.operations import BODY_ERRORS, Context, Form, Operation, document, listing, nothing
 from wisp.api.uploads import received_file
@@ -25,7 +26,7 @@ def show(model: Model) -> dict[str, object]:
         "outputs": [_tensor(spec) for spec in model.outputs],
         "created": moment(model.created_at),
         "probe": None if model.probe is None else _probe(model.probe),
-    }
+    } | ({"source": model.source} if model.source else {})
 
 
 def _probe(probe: ModelProbe) -> dict[str, object]:
@@ -59,6 +60,16 @@ async def put(context: Context) -> Response:
         idle_s=context.node.settings.body_timeout_s,
     ) as file:
         model, created = await context.node.deployer.push_model(tenant=_owner(context), model=name, file=file)
+    return document(show(model), 201 if created else 200)
+
+
+async def put_shared(context: Context) -> Response:
+    """JSON names where another machine serves the model; all else is its bytes."""
+    kind = context.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        return await put(context)
+    wanted = await context.json(ModelSource)
+    model, created = await context.node.deployer.register_source(model=context.model, source=wanted.source)
     return document(show(model), 201 if created else 200)
 
 
@@ -98,7 +109,7 @@ def _operations(base: str, right: Right, of: str, suffix: str) -> tuple[Operatio
             name=f"put{suffix}",
             summary=f"Push one of {of.lower()} models: ONNX, no external data. Known bytes are their version.",
             right=right,
-            handler=put,
+            handler=put if right is Right.TENANT else put_shared,
             body=Form(media_type="application/octet-stream"),
             answers=((200, "the version that has these bytes"), (201, "the new version")),
             raises=(*BODY_ERRORS, *gone, InvalidModel, StorageQuota),

@@ -73,6 +73,7 @@ class Models:
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         probe: ModelProbe | None = None,
+        source: str = "",
         quota: Quota | None = None,
     ) -> tuple[Model, bool]:
         """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant,
@@ -88,6 +89,7 @@ class Models:
             outputs=outputs,
             created_at=int(time.time()),
             probe=probe,
+            source=source,
         )
         kinds = [Kind.MODELS, Kind.MODEL_DIGESTS, Kind.MODEL_NUMBERS, Kind.GENERATION]
         if tenant is not None:

@@ -55,6 +55,8 @@ class Model:
     created_at: int
     probe: ModelProbe | None = None
     """What admission found when it tried the model out; None for those that were pushed before it did."""
+    source: str = ""
+    """Where another machine serves it; then there are no bytes, and the digest is that of the source and its shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class ModelPin:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     shared: bool
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

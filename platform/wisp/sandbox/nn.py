@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from wisp.errors import InvalidFrame
-from wisp.sandbox import memory
+from wisp.sandbox import memory, remote
 from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.hostline import HostLost
 from wisp.sandbox.invocation import STOP, Invocation, Stop
@@ -193,9 +193,12 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
     room = graphs.room_of(context.graph)
     gap = room.gap(bytes_of(context.graph.model.outputs))
     try:
-        status, outputs, spent_ns = line.infer(
-            call.number, context.graph.number, list(context.inputs.values()), gap, call.deadline_ns
-        )
+        if context.graph.model.remote:
+            status, outputs, spent_ns = remote.infer(call, context, line, gap)
+        else:
+            status, outputs, spent_ns = line.infer(
+                call.number, context.graph.number, list(context.inputs.values()), gap, call.deadline_ns
+            )
         if status is Status.OK:
             context.outputs = room.keep(gap, outputs)
             graphs.tensor_bytes += sum(output.length for output in outputs)

@@ -26,6 +26,8 @@ class Measure:
         self._cpu_ns = 0
         self._began_ns = 0
         self._number = 0
+        self._asked_ns = 0
+        """Since when another machine infers for it; 0: none does."""
         self._metered: Metered = NOTHING
         """By meters that were replaced since the invocation began."""
 
@@ -47,7 +49,7 @@ class Measure:
             meter.close()
 
     def begin(self, number: int) -> None:
-        self._number, self._metered = number, NOTHING
+        self._number, self._metered, self._asked_ns = number, NOTHING, 0
         self._began_ns = time.monotonic_ns()
         self._cpu_ns = self._clock_ns()
 
@@ -61,6 +63,16 @@ class Measure:
         """So far, of the invocation that began last."""
         return self._clock_ns() - self._cpu_ns
 
+    def ask(self) -> None:
+        """Another machine begins to infer."""
+        self._asked_ns = time.monotonic_ns()
+
+    def add(self, number: int, metered: Metered) -> None:
+        """It has ended."""
+        if number == self._number:
+            self._asked_ns = 0
+            self._metered += metered
+
     def end(self, claimed: Receipt, link: FunctionLink) -> Receipt:
         """The receipt of the invocation that began last, from what its sandbox claims."""
         wall_ns = time.monotonic_ns() - self._began_ns
@@ -69,6 +81,9 @@ class Measure:
             found = meter.read(self._number)
             if found is not NOTHING:
                 metered = found if metered is NOTHING else metered + found
+        if self._asked_ns:
+            metered += Metered(nn_ns=time.monotonic_ns() - self._asked_ns, inferences=1)
+            self._asked_ns = 0
         nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
         charged = nn_fuel(nn_ns)
         return Receipt(  # anew: to copy it and change the copy would take twice as long

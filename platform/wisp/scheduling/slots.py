@@ -40,6 +40,7 @@ from wisp.wire.invocations import (
     Kind,
     decode_result,
 )
+from wisp.wire.meters import Metered
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
 from wisp.wire.segments import Segment, create_frozen
@@ -76,6 +77,12 @@ class Inline(Protocol):
         """What to tell the sandbox, and what to tell the inference host first, once for each model."""
 
 
+class Remote(Protocol):
+    """One invocation's way to models that other machines serve."""
+
+    async def compute(self, message: bytes, deadline_ns: int) -> tuple[Inbound, Metered]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
@@ -100,6 +107,8 @@ class Job:
     """The tenant's share beside others that wait."""
     outbound: Outbound | None = None
     """None: nothing is reachable."""
+    remote: Remote | None = None
+    """None: all models are here."""
     inline: Inline | None = None
     """None: the guest brings no models."""
     abandoned: Callable[[Receipt], None] | None = None
@@ -241,7 +250,7 @@ class Sandbox:
             os.close(own)
 
     def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
-        if job.models or (job.inline is not None and not job.needs_own):
+        if job.models or job.remote is not None or (job.inline is not None and not job.needs_own):
             self._shared.open(child, self._pool.host_of(job), job.tenant, binding, number, deadline_ns)
         own = self._pool.own_hosts.get(job.tenant) if job.needs_own else None
         if own is not None:
@@ -275,7 +284,7 @@ class Sandbox:
                 self.detach()
             assert self._job is not None
             self._finish(replace(ending, receipt=self._measure.end(ending.receipt, self._job.link)))
-        elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH):
+        elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH, Kind.REMOTE):
             self._start_fetching(frame.kind, frame.payload)
         elif frame.kind == Kind.FAILED:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
@@ -301,7 +310,7 @@ class Sandbox:
         message = take(in_segment, length, payload[OUTBOUND_HEAD.size :], self._outbound.view)
         if in_segment:
             self._outbound_bytes = max(self._outbound_bytes, length)
-        fetch = self._fetch if kind == Kind.OUTBOUND else self._load
+        fetch = {Kind.OUTBOUND: self._fetch, Kind.GRAPH: self._load, Kind.REMOTE: self._compute}[Kind(kind)]
         answer = fetch(self._job, number, message)
         self._fetching = asyncio.get_running_loop().create_task(self._inbound(answer, number, sequence))
         self._fetching.add_done_callback(self._note_fetched)
@@ -324,6 +333,17 @@ class Sandbox:
             except ChildLost as error:
                 return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
             self._brought.enter_context(host.lease((Digest(model.digest),)))
+        return answer
+
+    async def _compute(self, job: Job, number: int, message: bytes) -> Inbound:
+        if job.remote is None:
+            return Inbound(status=Status.UNREACHABLE)
+        self._measure.ask()
+        try:
+            answer, metered = await job.remote.compute(message, self._deadline_ns)
+        except InvalidFrame as error:
+            return Inbound(status=Status.INVALID, content=error.message.encode())
+        self._measure.add(number, metered)
         return answer
 
     async def _inbound(self, fetched: Awaitable[Inbound], number: int, sequence: int) -> None:

@@ -19,7 +19,7 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                        THREAD  u32: the next guest runs on another one; see `sandbox.shifts`
                        RESULT  `RESULT_HEAD`, detail, denials, response and logs (inline, or both in the answer segment)
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
-    both               OUTBOUND, GRAPH, INBOUND: see `wire.outbound`
+    both               OUTBOUND, GRAPH, REMOTE, INBOUND: see `wire.outbound`
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Kind(IntEnum):
     INBOUND = 12
     GRAPH = 13
     THREAD = 14
+    REMOTE = 15
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
@@ -90,6 +91,8 @@ class ModelLink:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     own: bool = False
+    remote: bool = False
+    """Another machine serves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

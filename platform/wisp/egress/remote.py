@@ -1,0 +1,294 @@
+"""Models that another machine serves by the Open Inference Protocol: `oip+http://host:port[/prefix]/model@version`.
+
+Only the operator names such sources, so their addresses are not judged. One fresh connection for each inference: what
+fails before it is connected is tried once more, what fails later never is, since the server may have begun. What comes
+back must be the recorded outputs, in type, shape and bytes, within a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from wisp.errors import InvalidFrame, InvalidModel, InvalidRequest, Overloaded, RequestTooLarge
+from wisp.oip.datatypes import parse_datatype
+from wisp.oip.messages import (
+    JSON_LENGTH,
+    MAX_JSON_BYTES,
+    Object,
+    Tensor,
+    encode_inference,
+    parse_name,
+    parse_object,
+    parse_shape,
+    parse_tensors,
+    split,
+)
+from wisp.wire.meters import Metered
+from wisp.wire.outbound import Inbound, Status
+from wisp.wire.remote import decode_carried, encode_carried
+from wisp.wire.tensors import MAX_TENSORS, TensorRef, TensorSpec
+
+CONNECT_S: Final = 2.0
+METADATA_S: Final = 10.0
+REST_S: Final = 1.0
+"""Without another attempt, after a server that could not be connected to."""
+MAX_SOURCE_CHARS: Final = 1024
+SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|[0-9A-Fa-f:.]{2,45}", re.ASCII)
+NS: Final = 1_000_000_000
+
+
+class Unreachable(Exception):
+    """Nothing was sent."""
+
+
+class Broken(Exception):
+    """Something was sent, and no answer came that is one; the message is for the tenant's log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    scheme: str
+    authority: str
+    prefix: str
+    model: str
+    version: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.prefix}/v2/models/{self.model}/versions/{self.version}"
+
+    def __str__(self) -> str:
+        return f"oip+{self.scheme}://{self.authority}{self.prefix}/{self.model}@{self.version}"
+
+
+def parse_source(text: str) -> Source:
+    """Raises `InvalidModel` with the form."""
+    refused = InvalidModel("source: expected oip+http://host:port[/prefix]/model@version, or oip+https")
+    if len(text) > MAX_SOURCE_CHARS:
+        raise refused
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise refused from None
+    *prefix, last = parts.path.split("/")[1:] or [""]
+    model, at, version = last.rpartition("@")
+    named = (*prefix, model, version)
+    if (
+        parts.scheme not in ("oip+http", "oip+https")
+        or not at
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+        or host is None
+        or HOST.fullmatch(host) is None
+        or not all(SEGMENT.fullmatch(each) and each not in (".", "..") for each in named)
+    ):
+        raise refused
+    scheme = parts.scheme.removeprefix("oip+")
+    shown = f"[{host}]" if ":" in host else host
+    return Source(
+        scheme=scheme,
+        authority=f"{shown}:{port or (443 if scheme == 'https' else 80)}",
+        prefix="".join(f"/{each}" for each in prefix),
+        model=model,
+        version=version,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteModel:
+    """As one function may use it."""
+
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_inferences: int
+    max_time_ns: int
+
+
+class Remotes:
+    """One for a node; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._transport = httpx.AsyncHTTPTransport(
+            retries=0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        )
+        self._resting: dict[str, float] = {}
+        """Authorities that could not be connected to, and until when nobody tries."""
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+    def open(self, models: tuple[RemoteModel | None, ...], limit_bytes: int) -> RemoteRequests:
+        """For one invocation; `models` by their numbers in its binding."""
+        return RemoteRequests(self, models, limit_bytes)
+
+    async def describe(self, source: Source) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs. Raises `InvalidModel`, naming what is wrong there."""
+        try:
+            async with asyncio.timeout(METADATA_S):
+                _, body = await self._exchange(source, httpx.Request("GET", source.url), MAX_JSON_BYTES)
+            found = parse_object(body, "its metadata")
+            return _specs(found, "inputs"), _specs(found, "outputs")
+        except TimeoutError:
+            raise InvalidModel(f"{source} does not answer") from None
+        except (Unreachable, Broken) as error:
+            raise InvalidModel(f"{source}: {error}") from error
+        except (InvalidRequest, RequestTooLarge) as error:
+            raise InvalidModel(f"{source}: {error.message}") from error
+
+    async def infer(self, model: RemoteModel, inputs: tuple[Tensor, ...], limit_bytes: int) -> tuple[Tensor, ...]:
+        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`."""
+        text, blobs = encode_inference(inputs, tuple(spec.name for spec in model.outputs))
+        request = httpx.Request(
+            "POST",
+            f"{model.source.url}/infer",
+            headers={JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"},
+            content=b"".join((text, *blobs)),
+        )
+        headers, body = await self._exchange(model.source, request, limit_bytes)
+        length = headers.get(JSON_LENGTH)
+        if length is not None and not (length.isascii() and length.isdigit() and len(length) < 11):
+            raise Broken(f"an answer whose {JSON_LENGTH} is no number")
+        try:
+            head, rest = split(body, None if length is None else int(length), "the answer")
+            outputs, rest = parse_tensors(parse_object(head, "the answer"), "outputs", rest)
+        except (InvalidRequest, RequestTooLarge) as error:
+            raise Broken(error.message) from error
+        return _as_recorded(model, outputs, rest)
+
+    async def _exchange(self, source: Source, request: httpx.Request, limit_bytes: int) -> tuple[httpx.Headers, bytes]:
+        if time.monotonic() < self._resting.get(source.authority, 0.0):
+            raise Unreachable("it could not be connected to a moment ago")
+        request.extensions["timeout"] = {"connect": CONNECT_S}
+        try:
+            response = await self._connected(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self._resting[source.authority] = time.monotonic() + REST_S
+            raise Unreachable("it cannot be connected to") from error
+        except httpx.HTTPError as error:
+            raise Broken(f"the connection broke: {type(error).__name__}") from error
+        self._resting.pop(source.authority, None)
+        body = bytearray()
+        try:
+            async for chunk in response.stream:  # type: ignore[union-attr]  # an async transport's stream is one
+                if len(body) + len(chunk) > limit_bytes:
+                    raise Broken(f"an answer of more than {limit_bytes} bytes")
+                body += chunk
+        except httpx.HTTPError as error:
+            raise Broken(f"the answer broke off: {type(error).__name__}") from error
+        finally:
+            await response.aclose()
+        if response.status_code != 200:
+            raise Broken(f"it answers {response.status_code}")
+        return response.headers, bytes(body)
+
+    async def _connected(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._transport.handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent
+            return await self._transport.handle_async_request(request)
+
+
+class RemoteRequests:
+    """Those of one invocation."""
+
+    def __init__(self, remotes: Remotes, models: tuple[RemoteModel | None, ...], limit_bytes: int) -> None:
+        self._remotes = remotes
+        self._models = models
+        self._limit_bytes = limit_bytes
+        self._spent = [0] * len(models)
+
+    async def compute(self, message: bytes, deadline_ns: int) -> tuple[Inbound, Metered]:
+        """What to tell the sandbox, and what to bill. Raises `InvalidFrame`. Cancelling it closes the connection."""
+        carried = decode_carried(message)
+        model = self._models[carried.model] if carried.model < len(self._models) else None
+        if model is None:
+            raise InvalidFrame("an inference of a model that is not remote")
+        given = [(ref.index, ref.dtype, ref.dims) for ref in carried.tensors]
+        if [index for index, _, _ in given] != list(range(len(model.inputs))) or not all(
+            spec.accepts(dtype, dims) for spec, (_, dtype, dims) in zip(model.inputs, given, strict=True)
+        ):
+            return Inbound(status=Status.INVALID), Metered()
+        if self._spent[carried.model] >= model.max_inferences:
+            return Inbound(status=Status.EXHAUSTED), Metered()
+        self._spent[carried.model] += 1
+        inputs = tuple(
+            Tensor(
+                name=spec.name,
+                dtype=ref.dtype,
+                shape=ref.dims,
+                data=carried.data[ref.offset : ref.offset + ref.length],
+            )
+            for spec, ref in zip(model.inputs, carried.tensors, strict=True)
+        )
+        began_ns = time.monotonic_ns()
+        left_ns = deadline_ns - began_ns
+        answer, outputs = await self._ask(model, inputs, min(left_ns, model.max_time_ns), left_ns)
+        spent_ns = time.monotonic_ns() - began_ns
+        if answer.status is Status.OK:
+            refs = [
+                TensorRef(index=index, dtype=one.dtype, dims=one.shape, offset=0, length=len(one.data))
+                for index, one in enumerate(outputs)
+            ]
+            content = encode_carried(carried.model, spent_ns, refs, [one.data for one in outputs])
+            answer = Inbound(status=Status.OK, content=content)
+        size = sum(len(one.data) for one in (*inputs, *outputs))
+        return answer, Metered(nn_ns=spent_ns, inferences=1, tensor_bytes=size)
+
+    async def _ask(
+        self, model: RemoteModel, inputs: tuple[Tensor, ...], most_ns: int, left_ns: int
+    ) -> tuple[Inbound, tuple[Tensor, ...]]:
+        try:
+            async with asyncio.timeout(max(0, most_ns) / NS):
+                return Inbound(status=Status.OK), await self._remotes.infer(model, inputs, self._limit_bytes)
+        except TimeoutError:
+            if most_ns >= left_ns:
+                return Inbound(status=Status.DEADLINE), ()
+            return _failed(Status.UNREACHABLE, "it took longer than max_time"), ()
+        except Unreachable as error:
+            return _failed(Status.UNREACHABLE, str(error)), ()
+        except Broken as error:
+            return _failed(Status.PROTOCOL, str(error)), ()
+        except Overloaded as error:
+            return _failed(Status.UNREACHABLE, error.message), ()
+
+
+def _failed(status: Status, words: str) -> Inbound:
+    return Inbound(status=status, content=words.encode("utf-8", "backslashreplace"))
+
+
+def _as_recorded(model: RemoteModel, outputs: tuple[Tensor, ...], rest: memoryview) -> tuple[Tensor, ...]:
+    by_name = {output.name: output for output in outputs}
+    if rest or by_name.keys() != {spec.name for spec in model.outputs}:
+        raise Broken("an answer with other outputs than the recorded ones")
+    for spec in model.outputs:
+        if not spec.accepts(by_name[spec.name].dtype, by_name[spec.name].shape):
+            raise Broken(f"output {spec.name!a} is of another type or shape than recorded")
+    return tuple(by_name[spec.name] for spec in model.outputs)
+
+
+def _specs(found: Object, key: str) -> tuple[TensorSpec, ...]:
+    items = found.get(key)
+    if type(items) is not list or not 0 < len(items) <= MAX_TENSORS or not all(type(item) is dict for item in items):
+        raise InvalidRequest(f"its metadata has no list of {key}")
+    specs = tuple(
+        TensorSpec(
+            name=parse_name(item, key),
+            dtype=parse_datatype(item.get("datatype")),
+            shape=parse_shape(item.get("shape"), key, least=-1),
+        )
+        for item in items
+    )
+    if len({spec.name for spec in specs}) != len(specs):
+        raise InvalidRequest(f"its metadata names one of the {key} twice")
+    return specs
