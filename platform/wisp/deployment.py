@@ -232,8 +232,14 @@ class Deployer:
     async def register_source(self, *, model: ModelName, source: str) -> tuple[Model, bool]:
         """A model of the operator's that another machine serves. Raises `InvalidModel`."""
         parsed = parse_source(source)
-        inputs, outputs = await self._remotes.describe(parsed)
-        content = [str(parsed), *([spec.name, spec.dtype, spec.shape] for spec in (*inputs, *outputs)), len(inputs)]
+        found = await self._remotes.describe(parsed)
+        inputs, outputs = found.inputs, found.outputs
+        content = [
+            str(parsed),
+            *([spec.name, spec.dtype, spec.shape] for spec in (*inputs, *outputs)),
+            len(inputs),
+            found.binary,
+        ]
         digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
         return await self._registry.models.put(
             None,
@@ -243,6 +249,7 @@ class Deployer:
             inputs=inputs,
             outputs=outputs,
             source=str(parsed),
+            binary=found.binary,
         )
 
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
@@ -280,6 +287,7 @@ class Deployer:
                     outputs=model.outputs,
                     shared=model.tenant is None,
                     source=model.source,
+                    binary=model.binary,
                 )
             )
         if faults:

@@ -347,10 +347,11 @@ def _guarded(entry: Entry, version: Version) -> bool:
 def _remotes(link: FunctionLink, version: Version) -> tuple[RemoteModel | None, ...]:
     if not any(model.remote for model in link.models):
         return ()
-    sources = {pin.name: pin.source for pin in version.models}
+    pins = {pin.name: pin for pin in version.models}
     return tuple(
         RemoteModel(
-            source=parse_source(sources[model.name]),
+            source=parse_source(pins[model.name].source),
+            binary=pins[model.name].binary,
             inputs=model.inputs,
             outputs=model.outputs,
             max_inferences=model.max_inferences,

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from wisp.errors import InvalidFrame, InvalidModel, InvalidRequest, Overloaded, RequestTooLarge
+from wisp.errors import InvalidFrame, InvalidModel, InvalidRequest, RequestTooLarge
 from wisp.oip.datatypes import parse_datatype
 from wisp.oip.messages import (
     JSON_LENGTH,
@@ -42,6 +42,7 @@ REST_S: Final = 1.0
 MAX_SOURCE_CHARS: Final = 1024
 SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|[0-9A-Fa-f:.]{2,45}", re.ASCII)
+BINARY: Final = "binary_tensor_data"
 NS: Final = 1_000_000_000
 
 
@@ -62,8 +63,12 @@ class Source:
     version: str
 
     @property
+    def server(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.prefix}/v2"
+
+    @property
     def url(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.prefix}/v2/models/{self.model}/versions/{self.version}"
+        return f"{self.server}/models/{self.model}/versions/{self.version}"
 
     def __str__(self) -> str:
         return f"oip+{self.scheme}://{self.authority}{self.prefix}/{self.model}@{self.version}"
@@ -72,7 +77,7 @@ class Source:
 def parse_source(text: str) -> Source:
     """Raises `InvalidModel` with the form."""
     refused = InvalidModel("source: expected oip+http://host:port[/prefix]/model@version, or oip+https")
-    if len(text) > MAX_SOURCE_CHARS:
+    if len(text) > MAX_SOURCE_CHARS or not text.isascii() or not text.isprintable():
         raise refused
     try:
         parts = urlsplit(text)
@@ -113,6 +118,16 @@ class RemoteModel:
     outputs: tuple[TensorSpec, ...]
     max_inferences: int
     max_time_ns: int
+    binary: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """`binary`: its server takes tensors as bytes."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    binary: bool
 
 
 class Remotes:
@@ -132,13 +147,19 @@ class Remotes:
         """For one invocation; `models` by their numbers in its binding."""
         return RemoteRequests(self, models, limit_bytes)
 
-    async def describe(self, source: Source) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs. Raises `InvalidModel`, naming what is wrong there."""
+    async def describe(self, source: Source) -> Described:
+        """Raises `InvalidModel`, naming what is wrong there."""
         try:
             async with asyncio.timeout(METADATA_S):
                 _, body = await self._exchange(source, httpx.Request("GET", source.url), MAX_JSON_BYTES)
+                _, about = await self._exchange(source, httpx.Request("GET", source.server), MAX_JSON_BYTES)
             found = parse_object(body, "its metadata")
-            return _specs(found, "inputs"), _specs(found, "outputs")
+            extensions = parse_object(about, "its server's metadata").get("extensions")
+            return Described(
+                inputs=_specs(found, "inputs"),
+                outputs=_specs(found, "outputs"),
+                binary=type(extensions) is list and BINARY in extensions,
+            )
         except TimeoutError:
             raise InvalidModel(f"{source} does not answer") from None
         except (Unreachable, Broken) as error:
@@ -147,12 +168,16 @@ class Remotes:
             raise InvalidModel(f"{source}: {error.message}") from error
 
     async def infer(self, model: RemoteModel, inputs: tuple[Tensor, ...], limit_bytes: int) -> tuple[Tensor, ...]:
-        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`."""
-        text, blobs = encode_inference(inputs, tuple(spec.name for spec in model.outputs))
+        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`, and `InvalidRequest` for inputs that
+        are too large for a server that takes JSON alone."""
+        names = tuple(spec.name for spec in model.outputs)
+        text, blobs = encode_inference(inputs, names, binary=model.binary)
         request = httpx.Request(
             "POST",
             f"{model.source.url}/infer",
-            headers={JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"},
+            headers={JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
+            if model.binary
+            else {"content-type": "application/json"},
             content=b"".join((text, *blobs)),
         )
         headers, body = await self._exchange(model.source, request, limit_bytes)
@@ -259,8 +284,8 @@ class RemoteRequests:
             return _failed(Status.UNREACHABLE, str(error)), ()
         except Broken as error:
             return _failed(Status.PROTOCOL, str(error)), ()
-        except Overloaded as error:
-            return _failed(Status.UNREACHABLE, error.message), ()
+        except InvalidRequest as error:
+            return _failed(Status.TOO_LARGE, error.message), ()
 
 
 def _failed(status: Status, words: str) -> Inbound:

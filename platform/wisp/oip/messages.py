@@ -159,8 +159,16 @@ def _outputs(message: Object, binary: bool) -> tuple[Wanted, ...]:
     return tuple(wanted)
 
 
-def encode_inference(inputs: tuple[Tensor, ...], outputs: tuple[str, ...]) -> tuple[bytes, list[bytes | memoryview]]:
-    """(the JSON part, the tensors behind it): all of them binary, both ways."""
+def encode_inference(
+    inputs: tuple[Tensor, ...], outputs: tuple[str, ...], *, binary: bool = True
+) -> tuple[bytes, list[bytes | memoryview]]:
+    """(the JSON part, the tensors behind it): all of them binary, both ways; or none, to a server that takes none.
+
+    Raises `InvalidRequest` for what JSON cannot hold.
+    """
+    if not binary:
+        items = [_as_json(tensor, f"input {tensor.name!a}") for tensor in inputs]
+        return _json({"inputs": items, "outputs": [{"name": name} for name in outputs]}), []
     message = {
         "inputs": [_binary(tensor) for tensor in inputs],
         "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
@@ -178,18 +186,22 @@ def encode_answer(
             items.append(_binary(tensor))
             blobs.append(tensor.data)
             continue
-        count = elements(tensor.dtype, tensor.data)
-        if count > MAX_JSON_ELEMENTS:
-            raise InvalidRequest(
-                f"output {tensor.name!a} has {count} values; JSON may hold {MAX_JSON_ELEMENTS}: ask for binary_data",
-                limit=MAX_JSON_ELEMENTS,
-                used=count,
-            )
-        items.append(describe(tensor) | {"data": unpack(tensor.dtype, tensor.data, f"output {tensor.name!a}")})
+        items.append(_as_json(tensor, f"output {tensor.name!a}"))
     message: Object = {"model_name": model, "model_version": version, "outputs": items}
     if identity:
         message["id"] = identity
     return _json(message), blobs
+
+
+def _as_json(tensor: Tensor, what: str) -> Object:
+    count = elements(tensor.dtype, tensor.data)
+    if count > MAX_JSON_ELEMENTS:
+        raise InvalidRequest(
+            f"{what} has {count} values; JSON may hold {MAX_JSON_ELEMENTS}: it takes binary_data",
+            limit=MAX_JSON_ELEMENTS,
+            used=count,
+        )
+    return describe(tensor) | {"data": unpack(tensor.dtype, tensor.data, what)}
 
 
 def describe(tensor: Tensor) -> Object:

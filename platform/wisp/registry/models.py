@@ -74,6 +74,7 @@ class Models:
         outputs: tuple[TensorSpec, ...],
         probe: ModelProbe | None = None,
         source: str = "",
+        binary: bool = True,
         quota: Quota | None = None,
     ) -> tuple[Model, bool]:
         """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant,
@@ -90,6 +91,7 @@ class Models:
             created_at=int(time.time()),
             probe=probe,
             source=source,
+            binary=binary,
         )
         kinds = [Kind.MODELS, Kind.MODEL_DIGESTS, Kind.MODEL_NUMBERS, Kind.GENERATION]
         if tenant is not None:

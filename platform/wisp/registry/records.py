@@ -57,6 +57,8 @@ class Model:
     """What admission found when it tried the model out; None for those that were pushed before it did."""
     source: str = ""
     """Where another machine serves it; then there are no bytes, and the digest is that of the source and its shapes."""
+    binary: bool = True
+    """Whether that machine takes tensors as bytes, not as JSON alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class ModelPin:
     outputs: tuple[TensorSpec, ...]
     shared: bool
     source: str = ""
+    binary: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

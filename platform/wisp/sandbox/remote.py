@@ -1,4 +1,4 @@
-"""Inference of models that another machine serves: asked of the router, as outbound requests are, while the guest waits.
+"""Inference of models that another machine serves: asked of the router, as outbound requests are.
 
 The outputs are put where an inference host would have put them, so that all else is the same.
 """
