@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
@@ -312,10 +313,10 @@ async def test_a_real_mlserver(node: Node, acme: Tenancy, tmp_path: Path) -> Non
              "host": "127.0.0.1"}
         )
     )  # fmt: skip
-    tensor = {"name": "x", "datatype": "FP32", "shape": [-1]}
+    row = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
     settings = {
-        "name": "far", "implementation": "runtime.Onnx", "inputs": [tensor], "outputs": [tensor | {"name": "y"}],
-        "parameters": {"uri": str(TINY_MODELS / "identity_f32.onnx"), "version": "1"},
+        "name": "far", "implementation": "runtime.Onnx", "inputs": [row], "outputs": [row | {"name": "y", "shape": [-1, 2]}],
+        "parameters": {"uri": str(TINY_MODELS / "batch_rows.onnx"), "version": "1"},
     }  # fmt: skip
     (tmp_path / "model-settings.json").write_text(json.dumps(settings))
     assert MLSERVER is not None
@@ -336,9 +337,10 @@ async def test_a_real_mlserver(node: Node, acme: Tenancy, tmp_path: Path) -> Non
                 assert process.poll() is None
                 await asyncio.sleep(0.2)
         await deploy(node, acme, f"oip+http://127.0.0.1:{port}/far@1")
-        reply = await ask(acme)
+        rows = struct.pack("<8f", 1, 2, 3, 4, 5, 6, 7, 8)
+        reply = await acme.call("infer", rows, query=b"graph=far&type=f32&dims=2,4")
         told = [line.text for line in node.tenantlog.lines(acme.name, parse_function("infer"))]
-        assert (reply.outcome, reply.status, reply.body) == (Outcome.OK, 200, VALUES), told
+        assert (reply.outcome, reply.status, reply.body) == (Outcome.OK, 200, struct.pack("<4f", 4, 6, 12, 14)), told
     finally:
         process.kill()
         process.wait(WAIT_S)
