@@ -315,7 +315,8 @@ async def test_a_real_mlserver(node: Node, acme: Tenancy, tmp_path: Path) -> Non
     )  # fmt: skip
     row = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
     settings = {
-        "name": "far", "implementation": "runtime.Onnx", "inputs": [row], "outputs": [row | {"name": "y", "shape": [-1, 2]}],
+        "name": "far", "implementation": "runtime.Onnx", "inputs": [row],
+        "outputs": [row | {"name": "y", "shape": [-1, 2]}],
         "parameters": {"uri": str(TINY_MODELS / "batch_rows.onnx"), "version": "1"},
     }  # fmt: skip
     (tmp_path / "model-settings.json").write_text(json.dumps(settings))
