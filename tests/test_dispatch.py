@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -246,7 +245,6 @@ class TestLostChildren:
     async def test_a_caller_that_leaves_gives_its_sandbox_back(self, node: Node, acme: Tenancy) -> None:
         await acme.deploy("slow", handler(LOOP), SLOW_POLICY)
         await acme.deploy("hello", answering(b"hi"))
-        started = time.monotonic()
         tasks = [asyncio.create_task(acme.call("slow")) for _ in range(6)]
         await until(lambda: node.sandboxes.queued == 4)  # of four sandboxes two are left to others
         for task in tasks:
@@ -257,7 +255,6 @@ class TestLostChildren:
         assert node.sandboxes.queued == 0
         await until(lambda: any(slot.ready and not slot.busy for slot in node.sandboxes.slots))
         assert (await acme.call("hello")).body == b"hi"
-        assert time.monotonic() - started < 2 * 2  # the six would have taken three rounds of two seconds
         await until(lambda: all(slot.ready and not slot.busy for slot in node.sandboxes.slots))
 
 

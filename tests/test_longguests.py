@@ -1,0 +1,102 @@
+"""What happens to a guest that runs long, and to the process that it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from platforms import HANDLER_POLICY, Tenancy
+from wat import LOOP, answering, handler
+from wisp.node import Node
+from wisp.scheduling import sandboxes, slots
+from wisp.wire.invocations import STOP
+from wisp.wire.outcome import Ending, Outcome
+
+PATIENCE_S = 30.0
+SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 10s}\n"
+FUEL, TIMEOUT_NS = 10_000_000_000, 10_000_000_000
+
+
+def urgencies(node: Node) -> list[int]:
+    """Niceness of each thread of each sandbox: proc(5), /proc/pid/stat, field 19."""
+    found = []
+    for slot in node.sandboxes.slots:
+        for task in Path(f"/proc/{slot.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                found.append(int((task / "stat").read_text().rpartition(")")[2].split()[16]))
+    return found
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def long_guest(node: Node, acme: Tenancy) -> AsyncIterator[None]:
+    """One runs and was slowed down; at the end its caller hangs up."""
+    await acme.deploy("slow", handler(LOOP), SLOW_POLICY)
+    call = asyncio.create_task(acme.call("slow"))
+    await until(lambda: slots.LONG_NICENESS in urgencies(node))
+    yield
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+
+
+def idle(node: Node) -> bool:
+    return all(slot.ready and not slot.busy for slot in node.sandboxes.slots)
+
+
+async def test_a_guest_that_runs_long_is_slowed_down_and_its_successor_is_not(
+    node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "ABANDON_S", PATIENCE_S)  # on a busy machine too it is stopped, not killed
+    await acme.deploy("hello", answering(b"hi"))
+    usual, pids = max(urgencies(node)), [slot.pid for slot in node.sandboxes.slots]
+    assert usual < slots.LONG_NICENESS
+    async with long_guest(node, acme):
+        assert urgencies(node).count(slots.LONG_NICENESS) == 1
+        assert (await acme.call("hello")).outcome is Outcome.OK
+    await until(lambda: idle(node) and max(urgencies(node)) == usual)
+    for _ in pids:
+        assert (await acme.call("hello")).body == b"hi"
+    assert max(urgencies(node)) == usual
+    assert [slot.pid for slot in node.sandboxes.slots] == pids
+
+
+async def test_a_guest_whose_caller_hangs_up_is_stopped_and_its_process_goes_on(
+    node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "ABANDON_S", PATIENCE_S)
+    endings: list[Ending] = []
+    monkeypatch.setattr(sandboxes, "_bill", lambda abandoned, running: endings.append(running.result()))
+    pids = [slot.pid for slot in node.sandboxes.slots]
+    async with long_guest(node, acme):
+        pass
+    await until(lambda: idle(node))
+    assert len(endings) == 1
+    assert 0 < endings[0].receipt.fuel < FUEL
+    assert endings[0].receipt.guest_ns < TIMEOUT_NS  # none of its own limits was what ended it
+    assert [slot.pid for slot in node.sandboxes.slots] == pids
+    assert (node.sandboxes.restarts, node.sandboxes.kills) == (0, 0)
+    await acme.deploy("hello", answering(b"hi"))
+    assert (await acme.call("hello")).body == b"hi"
+
+
+async def test_one_that_cannot_be_stopped_ends_with_its_process(
+    node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "ABANDON_S", 0.0)  # as if it sat in a host call: it does not hear of it
+    async with long_guest(node, acme):
+        monkeypatch.setattr(slots, "STOP", SimpleNamespace(pack=lambda number: STOP.pack(number + 1)))
+    monkeypatch.undo()
+    await until(lambda: node.sandboxes.restarts == 1 and idle(node))
