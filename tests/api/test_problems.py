@@ -40,6 +40,7 @@ PROMISED = {
     "child_lost": 503,
     "registry_unavailable": 503,
     "blob_unavailable": 503,
+    "inference_failed": 500,
     "guest_trap": 500,
     "guest_exit": 500,
     "fuel_exhausted": 500,

@@ -10,10 +10,12 @@ from wisp.names import parse_class, parse_tenant
 from wisp.registry.cipher import SecretCipher
 from wisp.registry.credentials import new_key
 from wisp.registry.keys import OPERATORS_ALONE, TENANTS, Kind, key
+from wisp.registry.quotas import Ask, Resource
 from wisp.registry.records import Role
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.traffic import Guard, Share, Traffic
+from wisp.registry.usage import METRICS, Use
 
 
 async def test_a_tenant_is_created_once(registry: Registry) -> None:
@@ -68,6 +70,11 @@ async def fill(registry: Registry, tenant: str) -> None:
     traffic = Traffic(id=0, split=split, sticky_header=None, sticky_key=False, guard=guard)
     function = await registry.functions.split(name, CLASSIFY, traffic)
     await registry.functions.judge(name, CLASSIFY, function.revision, {2: (1, 1)})
+    await registry.storage.used_bytes(name)  # which remembers what each record says
+    used = Use(outcomes={"ok": 1}, sums=[1] * len(METRICS))
+    await registry.usage.add(name, "life", 1, {(480_000, CLASSIFY): used}, now_s=480_000 * 3600)
+    asks = tuple(Ask(limit=100, keep=0, want=1, spent=0, acknowledged=0) for _ in Resource)
+    await registry.quotas.lease(name, holder="node", number=1, length_s=10, rate=1, asks=asks)
 
 
 async def slot(registry: Registry, tenant: str) -> set[str]:

@@ -8,6 +8,7 @@ gone.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from wisp.sandbox.hostline import HostLine
@@ -46,6 +47,8 @@ class Graphs:
         self.graphs: dict[int, Graph] = {}
         self.contexts: dict[int, Context] = {}
         self.count = 0
+        self.spent: Counter[int] = Counter()
+        """Inferences by the graph's number: more than a model may make are not asked for."""
         self.time_ns = 0
         self.tensor_bytes = 0
         self._next_graph = 0

@@ -189,6 +189,8 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
     line = graphs.line_of(context.graph)
     if line is None or len(context.inputs) != len(context.graph.model.inputs):
         return Errno.RUNTIME_ERROR
+    if graphs.spent[context.graph.number] >= context.graph.model.max_inferences:
+        return Errno.BUSY  # what it computed before stays
     graphs.drop_outputs(context)
     room = graphs.room_of(context.graph)
     gap = room.gap(bytes_of(context.graph.model.outputs))
@@ -207,6 +209,7 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
         return Errno.RUNTIME_ERROR
     if status not in (Status.BUDGET, Status.UNKNOWN_INVOCATION):
         graphs.count += 1
+        graphs.spent[context.graph.number] += 1
         graphs.time_ns += spent_ns
     if status is Status.DEADLINE:
         call.stop(Outcome.INFERENCE_TIMEOUT, f"the deadline passed inside {context.graph.model.name!r}")

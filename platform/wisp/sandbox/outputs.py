@@ -53,7 +53,7 @@ class OutputRoom:
         for outputs in self._held:
             if outputs.offset - end >= wanted:
                 return end, outputs.offset - end
-            end = outputs.offset + outputs.size_bytes
+            end = max(end, outputs.offset + outputs.size_bytes)  # one that holds nothing may lie inside another
         if self._segment.size_bytes - end < wanted:
             self._close_gaps()
             end = self._segment.size_bytes - free
