@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wisp.bearers import Bearers
 from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
 from wisp.code import CodeStore, compile_limits
 from wisp.egress.remote import Remotes, parse_source
@@ -87,6 +88,7 @@ class Deployer:
         hostfiles: HostStore,
         models: ModelStore,
         remotes: Remotes,
+        bearers: Bearers,
         sandboxes: Sandboxes,
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
@@ -103,6 +105,7 @@ class Deployer:
         self._hostfiles = hostfiles
         self._models = models
         self._remotes = remotes
+        self._bearers = bearers
         self._sandboxes = sandboxes
 
     @property
@@ -229,10 +232,13 @@ class Deployer:
     def _quota_of(self, owner: Tenant) -> Quota:
         return self.ceilings.for_class(owner.class_name).quota
 
-    async def register_source(self, *, model: ModelName, source: str) -> tuple[Model, bool]:
-        """A model of the operator's that another machine serves. Raises `InvalidModel`."""
+    async def register_source(self, *, model: ModelName, source: str, bearer: str = "") -> tuple[Model, bool]:
+        """A model of the operator's that another machine serves, and the credential for it, in the former one's place.
+
+        Raises `InvalidModel`.
+        """
         parsed = parse_source(source)
-        found = await self._remotes.describe(parsed)
+        found = await self._remotes.describe(parsed, bearer)
         inputs, outputs = found.inputs, found.outputs
         content = [
             str(parsed),
@@ -241,7 +247,7 @@ class Deployer:
             found.binary,
         ]
         digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
-        return await self._registry.models.put(
+        put, created = await self._registry.models.put(
             None,
             model,
             digest=Digest(f"sha256:{digest}"),
@@ -251,6 +257,8 @@ class Deployer:
             source=str(parsed),
             binary=found.binary,
         )
+        await self._bearers.put(put.name, put.version, put.source, bearer)
+        return put, created
 
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
         policy = parse_policy(text)

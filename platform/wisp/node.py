@@ -19,6 +19,7 @@ from typing import Self
 from urllib.parse import quote
 
 from wisp.accesslog import AccessLog
+from wisp.bearers import Bearers
 from wisp.bundles import BundleStore
 from wisp.catalogue import Catalogue
 from wisp.code import CodeStore
@@ -42,6 +43,7 @@ from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.prewarm import Prewarmer
 from wisp.quotas import Quotas
+from wisp.registry.bearers import ModelBearers
 from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher, load_secrets_key
 from wisp.registry.embedded import EmbeddedRedis
@@ -185,7 +187,8 @@ class Node:
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
         await self._start_children(empty_directory, cache, compilers, admissions)
-        remotes = Remotes()
+        bearers = Bearers(ModelBearers(self.registry.connection, self.secrets.cipher))
+        remotes = Remotes(bearers.of)
         self._stack.push_async_callback(remotes.close)
         self.deployer = Deployer(
             registry=self.registry,
@@ -196,6 +199,7 @@ class Node:
             hostfiles=self.hostfiles,
             models=self.models,
             remotes=remotes,
+            bearers=bearers,
             sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
             secrets=self.secrets,

@@ -24,6 +24,7 @@ from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import parse_policy
 from wisp.policy.schema import Quota
+from wisp.registry.keys import model_field
 from wisp.registry.records import Draft, Entry, Key, ModelPin, Tenant, Version
 from wisp.registry.secrets import Secrets
 from wisp.registry.traffic import WHOLE_PERCENT, Traffic, sticky_point
@@ -350,6 +351,7 @@ def _remotes(link: FunctionLink, version: Version) -> tuple[RemoteModel | None, 
     pins = {pin.name: pin for pin in version.models}
     return tuple(
         RemoteModel(
+            name=model_field(pins[model.name].model, pins[model.name].version),
             source=parse_source(pins[model.name].source),
             binary=pins[model.name].binary,
             inputs=model.inputs,

@@ -33,6 +33,9 @@ async def test_the_document_lists_exactly_the_routes(api: Api) -> None:
     assert all(path.startswith("/t/{tenant}/v2") for path in data_plane[2:])
     assert all(set(GUEST_METHODS) < set(document["paths"][path]) for path in data_plane[:2])
     assert document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"] == codes()
+    shared = document["paths"]["/v1/models/{model}"]["put"]["requestBody"]["content"]
+    assert shared.keys() == {"application/octet-stream", "application/json"}
+    assert document["components"]["schemas"]["ModelSource"]["properties"].keys() == {"source", "bearer"}
     names = [
         item["operationId"] for path in document["paths"].values() for item in path.values() if "operationId" in item
     ]

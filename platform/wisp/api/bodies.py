@@ -19,6 +19,7 @@ JSON_BYTES: Final = 64 * 1024
 SHOWN_FAULTS: Final = 5
 
 MESSAGE_CHARS: Final = 500
+BEARER: Final = "^[!-~]{1,4096}$"
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -50,7 +51,10 @@ class NewKey(Body):
 
 
 class ModelSource(Body):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
     source: Annotated[str, Field(max_length=1024)]
+    bearer: Annotated[str, Field(pattern=BEARER, repr=False)] = ""
 
 
 class FunctionPatch(Body):

@@ -69,7 +69,9 @@ async def put_shared(context: Context) -> Response:
     if kind != "application/json":
         return await put(context)
     wanted = await context.json(ModelSource)
-    model, created = await context.node.deployer.register_source(model=context.model, source=wanted.source)
+    model, created = await context.node.deployer.register_source(
+        model=context.model, source=wanted.source, bearer=wanted.bearer
+    )
     return document(show(model), 201 if created else 200)
 
 
@@ -111,6 +113,7 @@ def _operations(base: str, right: Right, of: str, suffix: str) -> tuple[Operatio
             right=right,
             handler=put if right is Right.TENANT else put_shared,
             body=Form(media_type="application/octet-stream"),
+            json_body=None if right is Right.TENANT else ModelSource,
             answers=((200, "the version that has these bytes"), (201, "the new version")),
             raises=(*BODY_ERRORS, *gone, InvalidModel, StorageQuota),
         ),

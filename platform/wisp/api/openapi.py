@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from wisp import __version__
 from wisp import errors as e
 from wisp.api.authentication import Right
@@ -103,14 +105,19 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": _answers(operation) | _problems(_raised(operation)),
     }
     if isinstance(operation.body, Form):
-        content = {operation.body.media_type: {"schema": _form(operation.body)}}
+        content: dict[str, Any] = {operation.body.media_type: {"schema": _form(operation.body)}}
+        if operation.json_body is not None:
+            content["application/json"] = {"schema": _reference(operation.json_body, schemas)}
         described["requestBody"] = {"required": True, "content": content}
     elif operation.body is not None:
-        name = operation.body.__name__
-        schemas[name] = operation.body.model_json_schema()
-        reference = {"$ref": f"#/components/schemas/{name}"}
+        reference = _reference(operation.body, schemas)
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     return described
+
+
+def _reference(body: type[BaseModel], schemas: dict[str, Any]) -> dict[str, str]:
+    schemas[body.__name__] = body.model_json_schema()
+    return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 
 def _form(form: Form) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Form:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """`answers`: status to what it means; `media_type`: of the answer; `raises`: beside what all can raise;
-    `conditional`: it honours `If-Match`."""
+    `json_body`: what may come instead of a `Form`; `conditional`: it honours `If-Match`."""
 
     method: str
     path: str
@@ -112,6 +112,7 @@ class Operation:
     answers: tuple[tuple[int, str], ...]
     query: tuple[tuple[str, str], ...] = ()
     body: type[BaseModel] | Form | None = None
+    json_body: type[BaseModel] | None = None
     media_type: str = "application/json"
     conditional: bool = False
     raises: tuple[type[WispError], ...] = ()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 
-from wisp.errors import InvalidFrame, InvalidModel, InvalidRequest, RequestTooLarge
+from wisp.errors import InvalidFrame, InvalidModel, InvalidRequest, RegistryUnavailable, RequestTooLarge
 from wisp.oip.datatypes import parse_datatype
 from wisp.oip.messages import (
     JSON_LENGTH,
@@ -44,6 +45,9 @@ SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|[0-9A-Fa-f:.]{2,45}", re.ASCII)
 BINARY: Final = "binary_tensor_data"
 NS: Final = 1_000_000_000
+
+BearerOf = Callable[[str, str], Awaitable[str]]
+"""From model@version and its source; empty where there is none. Raises `RegistryUnavailable`."""
 
 
 class Unreachable(Exception):
@@ -111,8 +115,9 @@ def parse_source(text: str) -> Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteModel:
-    """As one function may use it."""
+    """As one function may use it; `name` is model@version."""
 
+    name: str
     source: Source
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -133,7 +138,8 @@ class Described:
 class Remotes:
     """One for a node; belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, bearer_of: BearerOf) -> None:
+        self._bearer_of = bearer_of
         self._transport = httpx.AsyncHTTPTransport(
             retries=0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
         )
@@ -147,12 +153,12 @@ class Remotes:
         """For one invocation; `models` by their numbers in its binding."""
         return RemoteRequests(self, models, limit_bytes)
 
-    async def describe(self, source: Source) -> Described:
+    async def describe(self, source: Source, bearer: str) -> Described:
         """Raises `InvalidModel`, naming what is wrong there."""
         try:
             async with asyncio.timeout(METADATA_S):
-                _, body = await self._exchange(source, httpx.Request("GET", source.url), MAX_JSON_BYTES)
-                _, about = await self._exchange(source, httpx.Request("GET", source.server), MAX_JSON_BYTES)
+                _, body = await self._exchange(source, bearer, httpx.Request("GET", source.url), MAX_JSON_BYTES)
+                _, about = await self._exchange(source, bearer, httpx.Request("GET", source.server), MAX_JSON_BYTES)
             found = parse_object(body, "its metadata")
             extensions = parse_object(about, "its server's metadata").get("extensions")
             return Described(
@@ -168,8 +174,9 @@ class Remotes:
             raise InvalidModel(f"{source}: {error.message}") from error
 
     async def infer(self, model: RemoteModel, inputs: tuple[Tensor, ...], limit_bytes: int) -> tuple[Tensor, ...]:
-        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`, and `InvalidRequest` for inputs that
-        are too large for a server that takes JSON alone."""
+        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`, `RegistryUnavailable` where its bearer
+        does not open, and `InvalidRequest` for inputs that are too large for a server that takes JSON alone."""
+        bearer = await self._bearer_of(model.name, str(model.source))
         names = tuple(spec.name for spec in model.outputs)
         text, blobs = encode_inference(inputs, names, binary=model.binary)
         request = httpx.Request(
@@ -180,7 +187,7 @@ class Remotes:
             else {"content-type": "application/json"},
             content=b"".join((text, *blobs)),
         )
-        headers, body = await self._exchange(model.source, request, limit_bytes)
+        headers, body = await self._exchange(model.source, bearer, request, limit_bytes)
         length = headers.get(JSON_LENGTH)
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 11):
             raise Broken(f"an answer whose {JSON_LENGTH} is no number")
@@ -191,10 +198,14 @@ class Remotes:
             raise Broken(error.message) from error
         return _as_recorded(model, outputs, rest)
 
-    async def _exchange(self, source: Source, request: httpx.Request, limit_bytes: int) -> tuple[httpx.Headers, bytes]:
+    async def _exchange(
+        self, source: Source, bearer: str, request: httpx.Request, limit_bytes: int
+    ) -> tuple[httpx.Headers, bytes]:
         if time.monotonic() < self._resting.get(source.authority, 0.0):
             raise Unreachable("it could not be connected to a moment ago")
         request.extensions["timeout"] = {"connect": CONNECT_S}
+        if bearer:
+            request.headers["authorization"] = f"Bearer {bearer}"
         try:
             response = await self._connected(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -284,6 +295,8 @@ class RemoteRequests:
             return _failed(Status.UNREACHABLE, str(error)), ()
         except Broken as error:
             return _failed(Status.PROTOCOL, str(error)), ()
+        except RegistryUnavailable:
+            return _failed(Status.UNREACHABLE, "its bearer does not open with this node's WISP_SECRETS_KEY"), ()
         except InvalidRequest as error:
             return _failed(Status.TOO_LARGE, error.message), ()
 

@@ -78,11 +78,15 @@ class Kind(StrEnum):
     """integer: grows with every change of an operator's document."""
     POLICY_HISTORY = "policy-history"
     """hash: document@generation -> `PolicyText` record, the newest of each document."""
+    BEARERS = "bearers"
+    """hash: model@version -> the sealed credential for the machine that serves it (`registry.bearers`)."""
     NODES = "nodes"
     """hash: node -> the policy generation that it acknowledged, and when it was last heard, in Unix milliseconds."""
 
 
-OPERATORS_ALONE = frozenset({Kind.REFERENCES, Kind.POLICIES, Kind.POLICY_GENERATION, Kind.POLICY_HISTORY, Kind.NODES})
+OPERATORS_ALONE = frozenset(
+    {Kind.REFERENCES, Kind.POLICIES, Kind.POLICY_GENERATION, Kind.POLICY_HISTORY, Kind.BEARERS, Kind.NODES}
+)
 """Kinds that no tenant's slot has."""
 
 

@@ -161,7 +161,7 @@ class Models:
             await self.drop_stale_references(name)
             answer = await self.connection.run(
                 scripts.DELETE_SHARED_MODEL,
-                keys(None, Kind.MODELS, Kind.MODEL_DIGESTS, Kind.REFERENCES, Kind.GENERATION),
+                keys(None, Kind.MODELS, Kind.MODEL_DIGESTS, Kind.REFERENCES, Kind.BEARERS, Kind.GENERATION),
                 name,
             )
         else:

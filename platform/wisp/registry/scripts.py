@@ -183,7 +183,7 @@ return {'ok'}
 """)
 
 DELETE_SHARED_MODEL = script("""
--- KEYS: models, model-digests, references, generation
+-- KEYS: models, model-digests, references, bearers, generation
 -- ARGV: model name
 -- ok | no_model | in_use, tenant/function
 
@@ -194,6 +194,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
 end
 drop(KEYS[1], ARGV[1])
 drop(KEYS[2], ARGV[1])
-changed(KEYS[4], '', 'model', ARGV[1])
+drop(KEYS[4], ARGV[1])
+changed(KEYS[5], '', 'model', ARGV[1])
 return {'ok'}
 """)

@@ -1,4 +1,4 @@
-"""Changes to a tenant's secrets, as Lua scripts (see `registry.scripts` for what they promise)."""
+"""Changes to tenants' secrets and to bearers, as Lua scripts (`registry.scripts` says what they promise)."""
 
 from __future__ import annotations
 
@@ -24,5 +24,20 @@ DELETE_SECRET = script("""
 
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return {'no_secret'} end
 changed(KEYS[2], ARGV[1], 'secret', ARGV[2])
+return {'ok'}
+""")
+
+SET_BEARER = script("""
+-- KEYS: models, bearers, generation
+-- ARGV: model name, model@version, sealed bearer or '' for none
+-- ok | no_model
+
+if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then return {'no_model'} end
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+elseif redis.call('HDEL', KEYS[2], ARGV[2]) == 0 then
+  return {'ok'}
+end
+changed(KEYS[3], '', 'model', ARGV[1])
 return {'ok'}
 """)
