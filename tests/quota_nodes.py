@@ -54,13 +54,15 @@ def redis_running() -> Iterator[str]:
             "",
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + READY_S
-            while not socket.exists():
-                assert process.poll() is None, "redis-server ended at its start"
-                assert time.monotonic() < deadline, "redis-server did not come up"
-                time.sleep(0.02)
-            yield f"unix://{socket}"
-            process.kill()
+            try:
+                deadline = time.monotonic() + READY_S
+                while not socket.exists():
+                    assert process.poll() is None, "redis-server ended at its start"
+                    assert time.monotonic() < deadline, "redis-server did not come up"
+                    time.sleep(0.02)
+                yield f"unix://{socket}"
+            finally:
+                process.kill()
 
 
 async def set_clock(registry: Registry, seconds: float) -> None:

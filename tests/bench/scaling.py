@@ -1,6 +1,8 @@
 """How far the design goes: unit costs put into the arithmetic of `capacity`, leases and fan-out checked by simulation.
 
-python tests/bench/scaling.py [--quick]
+python tests/bench/scaling.py [--quick] [--measure]
+
+`--measure` takes the unit costs on this machine first (`unitcosts`), instead of those written here.
 """
 
 from __future__ import annotations
@@ -14,29 +16,32 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.capacity import Costs, Workload, first_full, lease_rate, loads, nodes_needed, short_lease_rate
 from bench.leasesim import fanned_out, quota, simulate
 from bench.report import Result, heading, table, write_json
+from bench.unitcosts import measured
 from cluster.phases import BURST, RATE
 from wisp.registry.following import COMPARE_EVERY_S
 
-METHOD = "unit costs as in COSTS; the simulation runs real allowances and the real script on a virtual clock"
-COSTS = Costs(
-    redis_write_us=76,
-    redis_event_us=5,
-    redis_entry_us=33,
-    redis_generation_us=0.8,
-    redis_lease_us=56,
-    redis_holder_us=5.2,
-    redis_usage_us=32,
-    router_request_us=480,
-    sandbox_request_us=300,
-    router_event_us=100,
-    router_entry_us=319,
-    router_generation_us=11.7,
-    router_lease_us=194,
-    router_usage_us=116,
-    compile_us=152_000,
+METHOD = (
+    "unit costs as in COSTS or measured; the simulation runs real allowances and the real script on a virtual clock"
 )
-"""What Redis and a router use for the registry's calls was measured (`INFO cpu`, process time; 200 runs of each, 1,000
-for a write, on a shared machine); events, requests and compiling are estimates on the side of caution."""
+COSTS = Costs(
+    redis_write_us=109,
+    redis_event_us=1.4,
+    redis_entry_us=33,
+    redis_generation_us=0.4,
+    redis_lease_us=57,
+    redis_holder_us=4.0,
+    redis_usage_us=30,
+    router_request_us=511,
+    sandbox_request_us=125,
+    router_event_us=32,
+    router_entry_us=308,
+    router_generation_us=11.3,
+    router_lease_us=201,
+    router_usage_us=113,
+    compile_us=1_378_000,
+)
+"""One run of `python tests/bench/unitcosts.py` on a shared virtual machine with 2 cores, busy with other work: the
+cheapest of five rounds each, rounded. `compile_us` is of 1 MB, on a line through modules of up to 308 kB."""
 BASE = Workload(
     tenants=1000,
     functions=3000,
@@ -49,6 +54,7 @@ BASE = Workload(
     cores=4,
     store_bytes=1e9,
 )
+"""Assumed, all of it."""
 FACTORS = (1, 10, 100)
 
 
@@ -104,9 +110,11 @@ def checked(*, quick: bool) -> list[Result]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="half a minute")
+    parser.add_argument("--measure", action="store_true", help="take the unit costs here and now: a minute more")
     options = parser.parse_args()
     print(heading(METHOD), flush=True)
-    results = [*predicted(COSTS), *checked(quick=options.quick)]
+    costs = measured(quick=options.quick) if options.measure else COSTS
+    results = [*predicted(costs), *checked(quick=options.quick)]
     print(f"\n{write_json('scaling', METHOD, results)}")
 
 

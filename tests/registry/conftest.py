@@ -96,13 +96,15 @@ def running_server(redis_binary: Path) -> Iterator[Server]:
         socket = Path(directory) / "redis.sock"
         command = [str(redis_binary), "--port", "0", "--unixsocket", str(socket), "--dir", directory, "--save", ""]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + READY_S
-            while not socket.exists():
-                assert process.poll() is None, "redis-server ended at its start"
-                assert time.monotonic() < deadline, "redis-server did not come up"
-                time.sleep(0.02)
-            yield Server(url=f"unix://{socket}", pid=process.pid)
-            process.kill()
+            try:
+                deadline = time.monotonic() + READY_S
+                while not socket.exists():
+                    assert process.poll() is None, "redis-server ended at its start"
+                    assert time.monotonic() < deadline, "redis-server did not come up"
+                    time.sleep(0.02)
+                yield Server(url=f"unix://{socket}", pid=process.pid)
+            finally:
+                process.kill()
 
 
 @pytest.fixture
