@@ -16,6 +16,7 @@ import pytest
 
 from platforms import TENANTS
 from served import Connection, Reply, Served, connected, open_descriptors, rss_bytes, served_platform
+from updates import wide_policies
 
 SAMPLES = TENANTS / "acme" / "digits" / "samples"
 CLIENTS = 16
@@ -91,7 +92,7 @@ async def settled(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 async def test_two_tenants_and_sixteen_clients_get_only_right_answers_and_leave_nothing(tmp_path: Path) -> None:
-    with served_platform(tmp_path, "--dev") as served:
+    with served_platform(tmp_path / "data", "--dev", "--policies", str(wide_policies(tmp_path / "policies"))) as served:
         served.wait_for("globex/hello")
         mix = Mix(served)
         assert not shapes(await load(served, 200, mix.ask))
@@ -100,12 +101,14 @@ async def test_two_tenants_and_sixteen_clients_get_only_right_answers_and_leave_
         assert not shapes(await load(served, 2000, mix.ask))
         assert served.children() == children
         await settled(lambda: open_descriptors(served.pid) <= descriptors)
-        assert {pid: open_descriptors(pid) for pid in children} == of_children
+        # A sandbox has a line to one tenant's own inference host at a time: what it has open depends on whom it served.
+        grown = {pid: open_descriptors(pid) - before for pid, before in of_children.items()}
+        assert max(grown.values()) <= 4, grown
         assert served.stop() == 0
 
 
 async def test_killed_children_cost_only_what_was_in_them(tmp_path: Path) -> None:
-    with served_platform(tmp_path, "--dev") as served:
+    with served_platform(tmp_path / "data", "--dev", "--policies", str(wide_policies(tmp_path / "policies"))) as served:
         served.wait_for("globex/hello")
         mix = Mix(served)
         loading = asyncio.create_task(load(served, 3000, mix.ask))
@@ -123,7 +126,7 @@ async def test_killed_children_cost_only_what_was_in_them(tmp_path: Path) -> Non
         assert not shapes(strangers)
         assert sum(reply.error == "child_lost" for reply in wrong) <= 2
         assert sum(lost_inference(reply) for reply in wrong) <= 2
-        await settled(lambda: len(served.child("sandbox.main")) == 2 and len(served.child("inference.host")) == 2)
+        await settled(lambda: len(served.child("sandbox.main")) == 4 and len(served.child("inference.host")) >= 1)
         assert not shapes(await load(served, 200, mix.ask))
         assert served.stop() == 0
 
@@ -134,7 +137,7 @@ def lost_inference(reply: Reply) -> bool:
 
 
 async def test_memory_stays_flat_over_twenty_thousand_requests(tmp_path: Path) -> None:
-    with served_platform(tmp_path, "--dev") as served:
+    with served_platform(tmp_path / "data", "--dev", "--policies", str(wide_policies(tmp_path / "policies"))) as served:
         served.wait_for("globex/hello")
         mix = Mix(served)
         assert not shapes(await load(served, 3000, mix.ask))

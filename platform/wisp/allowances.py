@@ -126,6 +126,8 @@ class Allowance:
         self.requests, _, self.fuel, self.nn, self.bytes_in, self.bytes_out = self.pools
         self.inflight = 0
         self.waiting = 0
+        self.short = 0
+        """Requests that wait for a lease, since there is too little here."""
         self.slots = 0
         self.trusted_until = -math.inf
         self.asked_at = -math.inf
@@ -213,7 +215,7 @@ class Allowance:
         elapsed_s = min(now - self.asked_at, LEASE_S)
         self.asked_at = now
         quota = self.quota
-        requests = self.requests.ask(elapsed_s, min(LEAST_REQUESTS, quota.burst), quota.burst)
+        requests = self.requests.ask(elapsed_s, min(max(LEAST_REQUESTS, 2 * self.short), quota.burst), quota.burst)
         demand = self.inflight + self.waiting
         slots = min(quota.max_inflight, max(LEAST_SLOTS, 2 * max(self._peak, demand)))
         if self._slots_contended:
@@ -223,7 +225,11 @@ class Allowance:
         inflight = Ask(limit=quota.max_inflight, keep=self.inflight, want=slots, spent=0, acknowledged=0)
         self.pools[Resource.INFLIGHT].want = slots
         daily = (
-            pool.ask(elapsed_s, max(4 * pool.estimate, (pool.limit or 0) / LEAST_PORTION), (pool.limit or 0) / PORTION)
+            pool.ask(
+                elapsed_s,
+                max(max(4, 2 * self.short) * pool.estimate, (pool.limit or 0) / LEAST_PORTION),
+                (pool.limit or 0) / PORTION,
+            )
             for pool in (self.fuel, self.nn, self.bytes_in, self.bytes_out)
         )
         return (requests, inflight, *daily)
@@ -249,7 +255,9 @@ class Allowance:
         self.cut_off_at = None
         self._day_ends = now + lease.day_left_s
         self.dry_until = -math.inf
-        if self.requests.left < 1 or self.slots < self.pools[Resource.INFLIGHT].want:
+        # A lease that was long under way may be used up when it comes: that is no reason not to ask for the next.
+        exhausted = lease.grants[Resource.REQUESTS].granted < self.requests.want and self.requests.left < 1
+        if exhausted or self.slots < self.pools[Resource.INFLIGHT].want:
             self.dry_until = now + DRY_S
         for pool, grant in zip(self.pools[Resource.FUEL :], lease.grants[Resource.FUEL :], strict=True):
             if pool.limit is not None and grant.granted < pool.want:
@@ -260,7 +268,10 @@ class Allowance:
     def cut_off(self, now: float) -> None:
         """No lease can be had: from now on at the average pace of this node's share."""
         if self.cut_off_at is None:
-            self.cut_off_at = now - (1 if self.trusted_until == -math.inf else 0)  # one second's worth to begin with
+            # To begin with: one second's worth where no lease was ever had, else that of the time since one was asked
+            # for, or of a moment: those who wait for it at once would all be refused.
+            asked_s = min(max(now - self.asked_at, DRY_S), LEASE_S - TRUSTED_S)
+            self.cut_off_at = now - (1 if self.trusted_until == -math.inf else asked_s)
             self.slots = max(self.slots, -(-self.quota.max_inflight // self.nodes))
 
     def _go_on(self, now: float) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S: Final = 0.25
 """How long a request waits for a lease before it goes on without."""
+TRIES: Final = 4
+"""Leases that one request waits for, where each brings something and others take it."""
 SWEEP_S: Final = 1.0
 RENEW_S: Final = 4.0
 """A lease in use is renewed at this age, if it has lasted so long."""
@@ -155,16 +157,20 @@ class Quotas:
 
     async def _enter_anew(self, desk: Desk, fuel: int, infers: bool, bytes_in: int) -> Reservation:
         """There is too little here: with the next lease, if it brings enough. A lease that was under way already may
-        have been asked for too early to know of this request: then once more."""
+        have been asked for too early to know of this request, and others may be quicker: then again."""
         allowance = desk.allowance
         allowance.used_at = self._clock()  # not idle
-        for _ in range(2):
-            if self._clock() < allowance.dry_until:
-                break
-            await self._leased(desk)
-            reservation = allowance.enter(self._clock(), fuel=fuel, infers=infers, bytes_in=bytes_in)
-            if reservation is not None:
-                return reservation
+        allowance.short += 1
+        try:
+            for _ in range(TRIES):
+                if self._clock() < allowance.dry_until:
+                    break
+                await self._leased(desk)
+                reservation = allowance.enter(self._clock(), fuel=fuel, infers=infers, bytes_in=bytes_in)
+                if reservation is not None:
+                    return reservation
+        finally:
+            allowance.short -= 1
         now = self._clock()
         lacking = allowance.lacking(infers)
         raise allowance.refusal(Resource.REQUESTS if lacking is None else lacking, now)
