@@ -48,7 +48,7 @@ bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how 
 bench-neighbours: $(VENV)/.installed ## what a hostile neighbour costs an honest tenant, a quarter of an hour
 	$(BIN)/python tests/bench/bench_neighbours.py
 
-cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load, ten minutes
+cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load, five minutes
 	$(BIN)/python tests/bench/bench_cluster.py
 
 bench-nn: $(VENV)/.installed ## inference against onnxruntime alone, FastAPI and MLServer, as ratios; half an hour
