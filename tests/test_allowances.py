@@ -16,7 +16,7 @@ from quota_nodes import ACME, FREE, HELD_CLOCK, MIDDAY_S, QUOTA, redis_running, 
 from wisp.allowances import LEASE_S, Allowance, Reservation
 from wisp.errors import RegistryUnavailable
 from wisp.registry import quotas as registry_quotas
-from wisp.registry.quotas import Ask, Resource
+from wisp.registry.quotas import Ask, Grant, Lease, Resource
 from wisp.registry.registry import Registry
 
 FUEL_LIMIT = 50_000
@@ -317,6 +317,28 @@ def test_without_leases_a_days_budget_goes_on_at_its_average() -> None:
             used += 1000
     average = QUOTA.fuel_per_day / 86_400 / 4
     assert average * 199 - 1000 <= used <= average * 202 + 1000
+
+
+def granted_whole(asks: tuple[Ask, ...]) -> Lease:
+    grants = tuple(Grant(granted=ask.want, used=0, contended=False) for ask in asks)
+    return Lease(nodes=1, day_left_s=1000, grants=grants)
+
+
+def test_a_lease_that_was_long_under_way_and_is_used_up_refuses_nobody_by_itself() -> None:
+    allowance = Allowance(ACME, QUOTA)
+    allowance.expect(1000)
+    asks = allowance.asks(100.0)
+    allowance.requests.spent += asks[Resource.REQUESTS].want + 5  # while it was under way, without a lease
+    allowance.take_over(granted_whole(asks), 100.0, 104.0)
+    assert allowance.requests.left < 1
+    assert allowance.dry_until < 104.0, "the next request asks for the next lease"
+
+
+def test_a_lease_is_asked_for_all_who_wait_for_it() -> None:
+    quota = QUOTA.model_copy(update={"requests_per_second": 1000, "burst": 1000})
+    allowance = Allowance(ACME, quota)
+    allowance.short = 64
+    assert allowance.asks(100.0)[Resource.REQUESTS].want >= 64
 
 
 def test_the_order_of_resources_is_the_scripts() -> None:
