@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from registry.clusters import settled
 from wisp.errors import PreconditionFailed, RegistryUnavailable
 from wisp.registry.events import Event, Subscribed
 from wisp.registry.expectations import ANY
@@ -106,9 +107,10 @@ async def test_a_damaged_record_is_named_and_a_put_mends_it(policies: Policies, 
 
 
 async def test_a_change_is_an_event_of_the_operators(registry: Registry) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         events = registry.subscribe()
         assert isinstance(await anext(events), Subscribed)
+        await settled(registry, events)
         await registry.policies.put("ceiling", b"text", author="operator")
         event = await anext(events)
         await events.aclose()
