@@ -9,10 +9,10 @@ from dataclasses import replace
 from bench.bench_hello import ACME, Bench, link
 from bench.floor import bare_c_api, public_api
 from bench.report import Result
-from sandbox.guests import Bench as GuestBench
-from sandbox.programs import PROBE, ask
+from sandbox.programs import PROBE
 from wisp.sandbox.capi import Engine
 from wisp.wire.exchange import encode_request_head
+from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Outcome
 from wisp.wire.segments import create_frozen
 
@@ -24,18 +24,19 @@ ENVIRONMENT = {"GREETING": "hello"}
 NS = 1_000_000_000
 
 
-def handler_request(wasm: bytes) -> Callable[[], object]:
+def request(wasm: bytes, function: FunctionLink, path: bytes = b"/") -> Callable[[], object]:
+    """As a sandbox runs it, from the decoded frame to the ending."""
     bench = Bench()
-    function = replace(link("hello"), environment=tuple(ENVIRONMENT.items()))
     bench.modules.add(function.module, create_frozen("code", [Engine().compile(wasm)]))
     bench.modules.link(function)
     found, prepared = bench.modules.function(function.handle)
-    head = request_head()
+    files = bench.modules.files(function.handle)
+    head = request_head(path)
 
     def once() -> object:
         ending, _ = bench.runner.run(
             number=1, function=found, prepared=prepared, deadline_ns=time.monotonic_ns() + NS, head=head, body=b"",
-            line=None, answer=bench.answer.view,
+            line=None, answer=bench.answer.view, files=files, request_id=b"r-1",
         )  # fmt: skip
         assert ending.outcome is Outcome.OK, ending
         return ending
@@ -43,20 +44,17 @@ def handler_request(wasm: bytes) -> Callable[[], object]:
     return once
 
 
+def handler_request(wasm: bytes) -> Callable[[], object]:
+    return request(wasm, replace(link("hello"), environment=tuple(ENVIRONMENT.items())))
+
+
 def command_request() -> Callable[[], object]:
-    """Rust's standard library: reads the environment and standard input, prints a head and a body."""
-    bench = GuestBench()
-
-    def once() -> object:
-        reply = ask(bench, PROBE, "/env", b"x")
-        assert reply.outcome is Outcome.OK, reply
-        return reply
-
-    return once
+    """Rust's standard library: reads the environment, prints a head and a body."""
+    return request(PROBE.read_bytes(), replace(link("hello"), abi="command", entrypoint="_start"), b"/env")
 
 
-def request_head() -> bytes:
-    return encode_request_head(b"POST", b"/", b"name=ada", ((b"host", b"localhost"),))
+def request_head(path: bytes = b"/") -> bytes:
+    return encode_request_head(b"POST", path, b"name=ada", ((b"host", b"localhost"),))
 
 
 def best_us(runs: dict[str, Callable[[], object]], *, rounds: int, calls: int) -> dict[str, float]:

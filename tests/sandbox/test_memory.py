@@ -21,7 +21,7 @@ class Guest:
     def __init__(self) -> None:
         self.buffer = (ctypes.c_char * SIZE).from_buffer(bytearray(range(256)) * (SIZE // 256))
         self.arena = Arena()
-        self.arena.base = ctypes.addressof(self.buffer)
+        self.arena.base, self.arena.memory = ctypes.addressof(self.buffer), memoryview(self.buffer).cast("B")
         self.arena.size_bytes = SIZE
 
     @property

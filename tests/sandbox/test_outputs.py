@@ -109,6 +109,7 @@ def test_an_output_is_copied_once_on_its_way_to_the_guest() -> None:
     guest = ctypes.create_string_buffer(LARGE_BYTES + 4096)
     arena = Arena()
     arena.base, arena.size_bytes = ctypes.addressof(guest), len(guest)
+    arena.memory = memoryview(guest).cast("B")
     line = HostLine(Channel(near), Segment.create("tensors", 4 * LARGE_BYTES))
     graphs = Graphs(line)
     call = Invocation(number=1, link=link(), deadline_ns=0, arena=arena, inferences=graphs, files=FileTree())

@@ -16,7 +16,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 from wisp.sandbox import capi
 
@@ -35,17 +35,17 @@ _mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 
-_P = ParamSpec("_P")
+_Ts = TypeVarTuple("_Ts")
 _R = TypeVar("_R")
 
 
-def _or_abort(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def _or_abort(function: Callable[[*_Ts], _R]) -> Callable[[*_Ts], _R]:
     """An exception that left a ctypes callback would be taken for success: for memory that is not there, or not clean.
     Only this process ends, and with it only the request in it."""
 
-    def callback(*arguments: _P.args, **named: _P.kwargs) -> _R:
+    def callback(*arguments: *_Ts) -> _R:
         try:
-            return function(*arguments, **named)
+            return function(*arguments)
         except BaseException:  # noqa: BLE001 - nothing may leave a ctypes callback
             os.abort()
 
@@ -57,6 +57,9 @@ class Arena:
 
     def __init__(self) -> None:
         self.base = 0
+        self.memory = memoryview(bytearray())
+        """All of the reservation, most of it inaccessible: `sandbox.memory` checks before it touches any of it. Slices
+        of one view cost a fraction of a ctypes object each."""
         self.size_bytes = 0
         self.limit_bytes = 0
         self.peak_bytes = 0
@@ -73,6 +76,7 @@ class Arena:
         self._grow = capi.GrowMemory(_or_abort(self._grow_memory))
         self._finalize = capi.Finalizer(_or_abort(self._finalize_memory))
         self._new = capi.NewMemory(_or_abort(self._new_memory))
+        self._addresses = [capi.address_of(callback) for callback in (self._get, self._grow, self._finalize)]
         self.creator: int = capi.address_of(self._new)
 
     def begin(self, limit_bytes: int) -> None:
@@ -102,9 +106,7 @@ class Arena:
             return self._fail("no pages for a memory")
         self.size_bytes = self.peak_bytes = minimum
         self._in_use = True
-        capi.fill_linear_memory(
-            out, capi.address_of(self._get), capi.address_of(self._grow), capi.address_of(self._finalize)
-        )
+        capi.fill_linear_memory(out, *self._addresses)
         return 0
 
     def _reserve(self, reserved: int, guard: int) -> bool:
@@ -115,6 +117,7 @@ class Arena:
         _madvise(base, reserved, MADV_NOHUGEPAGE)
         _madvise(base, reserved, MADV_DONTDUMP)
         self.base, self._reserved_bytes, self._mapped_bytes = base, reserved, reserved + guard
+        self.memory = memoryview((ctypes.c_ubyte * reserved).from_address(base)).cast("B")
         return True
 
     def _make_accessible(self, size: int) -> bool:

@@ -337,7 +337,7 @@ _fuel_at = ctypes.addressof(_fuel)
 
 
 class Export:
-    """Room for one wasmtime_extern_t."""
+    """Room for one wasmtime_extern_t. Those that a store finds are valid until the next store is made."""
 
     __slots__ = ("address", "cells", "kind", "of")
 
@@ -348,6 +348,10 @@ class Export:
         self.kind = EXTERN_FUNC
 
 
+_exports = tuple(Export() for _ in range(8))
+"""More than any invocation looks up; making them anew would cost each request as much as the lookups themselves."""
+
+
 class Store:
     """One invocation's store. `close` frees it and all that the guest allocated; it must run on every path.
 
@@ -355,9 +359,10 @@ class Store:
     time; nothing here may be called from a second thread.
     """
 
-    __slots__ = ("context", "pointer")
+    __slots__ = ("_rooms", "context", "pointer")
 
     def __init__(self, engine: int, *, fuel: int, epoch_ticks: int) -> None:
+        self._rooms = iter(_exports)
         self.pointer: int = _store_new(engine, 0, 0)
         context = self.context = _store_context(self.pointer)
         # Memory is bounded by the arena, which also notes a refused growth; everything else is bounded here.
@@ -375,7 +380,7 @@ class Store:
 
     def export(self, name: bytes) -> Export | None:
         """The instance's export of that name, if there is one."""
-        item = Export()
+        item = next(self._rooms)
         if not _export_get(self.context, _instance_at, name, len(name), item.address):
             return None
         item.kind = item.cells[0][0]

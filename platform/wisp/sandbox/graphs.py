@@ -8,7 +8,7 @@ gone.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from wisp.sandbox.hostline import HostLine
@@ -47,7 +47,7 @@ class Graphs:
         self.graphs: dict[int, Graph] = {}
         self.contexts: dict[int, Context] = {}
         self.count = 0
-        self.spent: Counter[int] = Counter()
+        self.spent: defaultdict[int, int] = defaultdict(int)
         """Inferences by the graph's number: more than a model may make are not asked for."""
         self.time_ns = 0
         self.tensor_bytes = 0

@@ -119,12 +119,13 @@ class GuestRunner:
         )
         if outcome is not Outcome.OK:
             result = EMPTY
+        logs, lines = call.logs.take()
         ending = Ending(
             outcome=outcome,
             receipt=receipt,
             response=result.inline,
-            logs=call.logs.take(),
-            lines=call.logs.take_lines(),
+            logs=logs,
+            lines=lines,
             detail="; ".join(part for part in (detail, *map(str, call.refusals)) if part),
             denials=(*call.refusals, *([] if call.denial is None else [call.denial])),
         )

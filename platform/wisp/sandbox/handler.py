@@ -7,7 +7,6 @@ response straight from guest memory into the answer segment.
 from __future__ import annotations
 
 import ctypes
-import struct
 from typing import Final
 
 from wisp.sandbox import memory
@@ -80,11 +79,13 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
         )
         return EMPTY
     room[: len(head)] = head
-    room[len(head) :] = body
+    if body:
+        room[len(head) :] = body
     _first.value = pointer
     _second.value = length
     store.call(entry, _values_at, 2)
-    length, pointer = struct.unpack("<II", struct.pack("<Q", _first.value))
+    packed = _first.value
+    length, pointer = packed & 0xFFFFFFFF, packed >> 32
     if length > min(call.link.response_bytes + ENVELOPE_BYTES, len(answer) - call.link.log_bytes):
         call.stop(Outcome.RESPONSE_TOO_LARGE, f"a response of {length} bytes, {call.link.response_bytes} are allowed")
         return EMPTY

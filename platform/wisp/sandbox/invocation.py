@@ -46,11 +46,12 @@ class Invocation:
     """Created before the guest starts. `stopped` is the outcome that the platform decided, if it did."""
 
     __slots__ = (
+        "_descriptors",
+        "_files",
         "arena",
         "arguments",
         "deadline_ns",
         "denial",
-        "descriptors",
         "detail",
         "environment",
         "exit_code",
@@ -87,7 +88,8 @@ class Invocation:
         self.arena = arena
         self.inferences = inferences
         self.logs = LogBuffer(link.log_bytes)
-        self.descriptors = Descriptors(files or FileTree(), self.logs)
+        self._files = files
+        self._descriptors: Descriptors | None = None
         self.arguments: list[bytes] = [b"function\0"]
         """NUL-terminated: the program's name, and no more."""
         self.environment: list[bytes] | None = None
@@ -108,6 +110,13 @@ class Invocation:
         self.stopped: Outcome | None = None
         self.exit_code: int | None = None
         self.detail = ""
+
+    @property
+    def descriptors(self) -> Descriptors:
+        """Made when first asked for: most handlers never do."""
+        if self._descriptors is None:
+            self._descriptors = Descriptors(self._files or FileTree(), self.logs)
+        return self._descriptors
 
     def stop(self, outcome: Outcome, detail: str) -> Stop:
         """Ends the guest with this outcome; the first cause stays."""

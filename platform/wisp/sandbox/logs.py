@@ -45,15 +45,8 @@ class LogBuffer:
     def room(self) -> int:
         return self.limit_bytes - self._kept
 
-    def take(self) -> bytes:
-        """What was written to standard output and error, and the note."""
-        return self._split()[0]
-
-    def take_lines(self) -> bytes:
-        """What was written to log mounts."""
-        return self._split()[1]
-
-    def _split(self) -> tuple[bytes, bytes]:
+    def take(self) -> tuple[bytes, bytes]:
+        """What was written to standard output and error, with the note, and what was written to log mounts."""
         kept, lines = b"".join(self._parts), b"".join(self._lines)
         if not self.dropped_bytes:
             return kept, lines

@@ -7,13 +7,10 @@ where the caller copies at once.
 
 from __future__ import annotations
 
-import ctypes
 import struct
 
 from wisp.sandbox.arena import Arena
 
-_string_at = ctypes.string_at
-_memmove = ctypes.memmove
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -36,7 +33,8 @@ def aligned(pointer: int, alignment: int) -> int:
 
 
 def read(arena: Arena, pointer: int, length: int) -> bytes:
-    return _string_at(check(arena, pointer, length), length)
+    check(arena, pointer, length)
+    return arena.memory[pointer : pointer + length].tobytes()
 
 
 def read_u32s(arena: Arena, pointer: int, count: int) -> tuple[int, ...]:
@@ -45,18 +43,21 @@ def read_u32s(arena: Arena, pointer: int, count: int) -> tuple[int, ...]:
 
 
 def write(arena: Arena, pointer: int, data: bytes) -> None:
-    _memmove(check(arena, pointer, len(data)), data, len(data))
+    check(arena, pointer, len(data))
+    arena.memory[pointer : pointer + len(data)] = data
 
 
 def write_u32(arena: Arena, pointer: int, value: int) -> None:
-    _memmove(check(arena, pointer, 4), _U32.pack(value), 4)
+    check(arena, pointer, 4)
+    _U32.pack_into(arena.memory, pointer, value)
 
 
 def write_u64(arena: Arena, pointer: int, value: int) -> None:
-    _memmove(check(arena, pointer, 8), _U64.pack(value), 8)
+    check(arena, pointer, 8)
+    _U64.pack_into(arena.memory, pointer, value)
 
 
 def view(arena: Arena, pointer: int, length: int) -> memoryview:
     """The bytes themselves, valid until the guest runs on. A zero-length view is fine anywhere inside."""
-    address = check(arena, pointer, length)
-    return memoryview((ctypes.c_char * length).from_address(address)).cast("B")
+    check(arena, pointer, length)
+    return arena.memory[pointer : pointer + length]
