@@ -36,7 +36,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "hostmounts",
         "placement",
         "plans",
-        "code models catalogue bearers",
+        "code models bearers",
         "inferring",
         "inline",
         "inspection prewarm keeping",

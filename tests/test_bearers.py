@@ -96,6 +96,10 @@ def test_a_guest_infers_with_a_model_that_wisp_serves_under_a_key(tmp_path: Path
         local, remote = here.infer("acme", acme), here.infer("globex", globex)
         assert (local.status_code, remote.status_code) == (200, 200), remote.text
         assert local.content == remote.content == struct.pack("<4f", 4, 6, 12, 14)
+        message = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1, 2, 3, 4, 5, 6, 7, 8]}]}
+        answer = here.ask("POST", "/t/globex/v2/models/far/infer", globex, json=message)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["outputs"][0]["data"] == [4, 6, 12, 14]
 
         assert here.ask("DELETE", f"/v1/tenants/acme/keys/{first}").status_code == 204
         until(lambda: here.infer("globex", globex).status_code == 502)
@@ -103,6 +107,9 @@ def test_a_guest_infers_with_a_model_that_wisp_serves_under_a_key(tmp_path: Path
         assert (failed.status_code, failed.text) == (502, "compute: RuntimeError\n")
         logs = here.ask("GET", "/v1/tenants/globex/functions/infer/logs").text
         assert "it answers 401" in logs
+        answer = here.ask("POST", "/t/globex/v2/models/far/infer", globex, json=message)
+        assert (answer.status_code, answer.json()["code"]) == (502, "remote_failed")
+        assert "it answers 401" in answer.json()["detail"]
 
         _, other = here.issue()
         replaced = here.register(bearer=other)

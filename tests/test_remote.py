@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -11,12 +10,12 @@ import struct
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
+from modelserver import METADATA, SPEC, VALUES, Peer, listening
 from platforms import HANDLER_POLICY, OPERATOR_KEY, REPOSITORY, TINY_MODELS, Reply, Tenancy
 from wisp.api.app import create_app
 from wisp.egress.remote import parse_source
@@ -29,118 +28,12 @@ from wisp.wire.outcome import Outcome
 INFER = (REPOSITORY / "tests" / "guests" / "infer" / "module.wasm").read_bytes()
 MLSERVER = os.environ.get("WISP_MLSERVER")
 WAIT_S = 60.0
-VALUES = bytes.fromhex("0000803f0000004000004040")
-"""1, 2, 3 as FP32."""
-SPEC: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [-1]}
-METADATA = {"name": "m", "platform": "p", "versions": ["1"], "inputs": [SPEC], "outputs": [SPEC | {"name": "y"}]}
-
-
-@dataclass(slots=True)
-class Peer:
-    """Another machine, on loopback: gives back what it is given, unless it is told to do otherwise."""
-
-    port: int = 0
-    behaviour: str = "echo"
-    metadata: object = field(default_factory=lambda: METADATA)
-    extensions: tuple[str, ...] = ("binary_tensor_data",)
-    inferences: int = 0
-    hung: asyncio.Event = field(default_factory=asyncio.Event)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Whoever it made wait has closed the connection."""
-
-    @property
-    def source(self) -> str:
-        return f"oip+http://127.0.0.1:{self.port}/some/prefix/m@1"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            body = await reader.readexactly(int(fields.get("content-length", "0")))
-            path = head.split(" ")[1]
-            if path == "/some/prefix/v2":
-                await self.send(writer, json.dumps({"name": "peer", "extensions": self.extensions}).encode())
-                return
-            assert path.startswith("/some/prefix/v2/models/m/versions/1")
-            if head.startswith("GET"):
-                await self.send(writer, json.dumps(self.metadata).encode())
-                return
-            self.inferences += 1
-            if "inference-header-content-length" not in fields:
-                (tensor,) = json.loads(body)["inputs"]
-                await self.send(writer, json.dumps({"outputs": [tensor | {"name": "y"}]}).encode())
-                return
-            data = body[int(fields["inference-header-content-length"]) :]
-            await self.infer(reader, writer, data)
-        finally:
-            writer.close()
-
-    async def infer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
-        if self.behaviour == "slow":
-            self.hung.set()
-            await reader.read()
-            self.left.set()
-            return
-        output: dict[str, object] = SPEC | {
-            "name": "y",
-            "shape": [len(data) // 4],
-            "parameters": {"binary_data_size": len(data)},
-        }
-        match self.behaviour:
-            case "shape":
-                output["shape"] = [len(data) // 4 + 1]
-            case "rank":
-                output["shape"] = [1, len(data) // 4]
-            case "datatype":
-                output["datatype"] = "INT32"
-            case "name":
-                output["name"] = "z"
-            case "short":
-                data = data[:-1]
-            case "long":
-                data += b"!"
-            case "huge":
-                data = bytes(64 << 20)
-            case "json":
-                output = SPEC | {"name": "y", "shape": [3], "data": [1, 2, 3]}
-                await self.send(writer, json.dumps({"outputs": [output]}).encode())
-                return
-            case "garbage":
-                await self.send(writer, b"\0" * 300)
-                return
-            case "error":
-                await self.send(writer, b'{"error": "no"}', status=b"500 No")
-                return
-            case "no http":
-                writer.write(b"hello\r\n\r\n")
-                return
-        text = json.dumps({"outputs": [output]}).encode()
-        await self.send(writer, text + data, length=len(text), cut=20 if self.behaviour == "closes" else None)
-
-    async def send(
-        self,
-        writer: asyncio.StreamWriter,
-        body: bytes,
-        *,
-        length: int | None = None,
-        cut: int | None = None,
-        status: bytes = b"200 OK",
-    ) -> None:
-        head = b"HTTP/1.1 %s\r\ncontent-length: %d\r\n" % (status, len(body))
-        if length is not None:
-            head += b"inference-header-content-length: %d\r\n" % length
-        writer.write(head + b"\r\n" + body[:cut])
-        with contextlib.suppress(ConnectionError):  # it has read enough
-            await writer.drain()
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    made = Peer()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
+    async with listening() as (made, _):
+        yield made
 
 
 async def deploy(node: Node, acme: Tenancy, source: str, *, timeout: str = "8s", bounds: str = "") -> None:
@@ -199,12 +92,8 @@ async def test_a_peer_that_takes_json_alone(node: Node, acme: Tenancy, peer: Pee
 
 
 async def test_a_dead_peer_is_an_errno(node: Node, acme: Tenancy) -> None:
-    peer = Peer()
-    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
-    peer.port = server.sockets[0].getsockname()[1]
-    await deploy(node, acme, peer.source)
-    server.close()
-    await server.wait_closed()
+    async with listening() as (peer, _):
+        await deploy(node, acme, peer.source)
     for _ in range(2):  # found out, then known
         reply = await ask(acme)
         assert (reply.outcome, reply.status) == (Outcome.OK, 502)
@@ -362,7 +251,6 @@ async def test_only_the_operator_registers_a_source(node: Node, acme: Tenancy, p
         shown = (await client.get("/v1/models/far", headers=as_operator)).json()
         assert (shown["source"], shown["bytes"]) == (peer.source, 0)
         assert shown["inputs"] == [{"name": "x", "dtype": "float32", "shape": [-1]}]
-        assert (await client.get("/t/acme/v2/models/far", headers=as_tenant)).status_code == 404
         assert (await client.delete("/v1/models/far", headers=as_operator)).status_code == 204
         other = await client.put("/v1/models/far", json={"source": "oip+http://127.0.0.1:1/m@1"}, headers=as_operator)
         assert (other.status_code, other.json()["code"]) == (422, "invalid_model")

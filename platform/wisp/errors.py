@@ -12,10 +12,12 @@
     ├── Exhausted               one tenant has used up its share; try again later
     │   ├── RateLimited · TooManyInflight · QuotaExceeded · StorageQuota
     ├── Unavailable             the platform cannot do it now; try again
-    │   ├── Overloaded · QueueTimeout · ModelLoading · ChildLost
+    │   ├── Overloaded · QueueTimeout · ModelLoading · ChildLost · RemoteUnavailable
     │   ├── RegistryUnavailable ── BlobUnavailable ── BlobMissing · BlobDamaged
     ├── InferenceFailed         a model that was asked without a guest failed, and would again
+    │   ├── RemoteFailed        the machine that serves it did, or gave no answer that is one
     ├── InferenceTimeout        the deadline passed inside one
+    │   ├── RemoteTimeout       on the machine that serves it
     ├── InvalidSettings         refused before the port opens
     └── InvalidFrame            a peer process broke the protocol; it is killed
 
@@ -207,6 +209,10 @@ class ChildLost(Unavailable):
     code = "child_lost"
 
 
+class RemoteUnavailable(Unavailable):
+    code = "remote_unavailable"
+
+
 class RegistryUnavailable(Unavailable):
     code = "registry_unavailable"
 
@@ -227,8 +233,16 @@ class InferenceFailed(WispError):
     code = "inference_failed"
 
 
+class RemoteFailed(InferenceFailed):
+    code = "remote_failed"
+
+
 class InferenceTimeout(WispError):
     code = "inference_timeout"
+
+
+class RemoteTimeout(InferenceTimeout):
+    code = "remote_timeout"
 
 
 class InvalidSettings(WispError):

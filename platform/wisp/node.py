@@ -21,7 +21,6 @@ from urllib.parse import quote
 from wisp.accesslog import AccessLog
 from wisp.bearers import Bearers
 from wisp.bundles import BundleStore
-from wisp.catalogue import Catalogue
 from wisp.code import CodeStore
 from wisp.cores import usable_cores, usable_memory_bytes
 from wisp.denials import Denials
@@ -32,7 +31,10 @@ from wisp.egress.remote import Remotes
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.guards import Guards
 from wisp.hostmounts import HostStore
-from wisp.inferring import Inferring
+from wisp.inferring.catalogue import Catalogue
+from wisp.inferring.hosted import HostedModels
+from wisp.inferring.inferring import Inferring
+from wisp.inferring.remote import RemoteInference
 from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
@@ -242,9 +244,8 @@ class Node:
         self.inferring = Inferring(
             snapshot=self.snapshot,
             catalogue=Catalogue(self.registry.models),
-            host=self.host,
-            own_hosts=self.own_hosts,
-            lines=lines,
+            hosted=HostedModels(host=self.host, own_hosts=self.own_hosts, lines=lines),
+            remote=RemoteInference(remotes, self.budget),
             budget=self.budget,
             quotas=self.quotas,
             suspensions=suspensions,

@@ -194,7 +194,8 @@ def _data_plane() -> dict[str, Any]:
 
 def _open_inference() -> dict[str, Any]:
     """The protocol has its own description; here is what is served of it, and with which problems."""
-    errors: tuple[type[e.WispError], ...] = (*DATA_PLANE_ERRORS, e.InferenceFailed, e.InferenceTimeout)
+    failures = (e.InferenceFailed, e.InferenceTimeout, e.RemoteUnavailable, e.RemoteFailed, e.RemoteTimeout)
+    errors: tuple[type[e.WispError], ...] = (*DATA_PLANE_ERRORS, *failures)
     codes = {error.code: status_of(error) for error in errors} | {e.WispError.code: 500, METHOD_NOT_ALLOWED: 405}
     paths: dict[str, Any] = {}
     for below, method, name, summary in OPEN_INFERENCE:

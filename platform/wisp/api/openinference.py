@@ -34,7 +34,8 @@ from wisp.errors import (
     RequestTimeout,
     WispError,
 )
-from wisp.inferring import INFERENCE, Access, Answered
+from wisp.inferring.access import Access
+from wisp.inferring.inferring import INFERENCE, Answered
 from wisp.names import TenantName, parse_tenant
 from wisp.oip import messages
 from wisp.oip.datatypes import NAMES
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 SEGMENT: Final = b"v2"
 PLATFORM: Final = "onnxruntime_onnx"
+REMOTE_PLATFORM: Final = "remote"
+"""Which one it is there, its machine says."""
 LENGTH_HEADER: Final = JSON_LENGTH.lower().encode()
 JSON_TYPE: Final = (b"content-type", b"application/json")
 BINARY_TYPE: Final = (b"content-type", b"application/octet-stream")
@@ -178,20 +181,20 @@ class OpenInference:
             {
                 "name": model.name,
                 "versions": [str(each.version) for each in versions],
-                "platform": PLATFORM,
+                "platform": REMOTE_PLATFORM if model.source else PLATFORM,
                 "inputs": [_spec(spec) for spec in model.inputs],
                 "outputs": [_spec(spec) for spec in model.outputs],
             },
         )
 
     async def _ready(self, head: Head, access: Access, name: str, version: str | None) -> Reply:
-        """Loads it if it is not."""
+        """Loads it if it is not; of one on another machine that machine is asked."""
         model = await self.inferring.find(access, name, version)
-        await self.inferring.load(access, model)
+        await self.inferring.make_ready(access, model)
         return _json(head, {"name": model.name, "ready": True})
 
     async def _index(self, request: Incoming, head: Head, access: Access) -> Reply:
-        """All are ready: what is not loaded is when it is asked for."""
+        """All are ready: what is not loaded is when it is asked for, and no other machine is asked about its own."""
         body = RequestBody(self.inferring.budget, MAX_JSON_BYTES)
         try:
             if not head.bodiless:

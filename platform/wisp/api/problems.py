@@ -37,6 +37,7 @@ STATUSES: Final[dict[type[e.WispError], int]] = {
     e.RequestTimeout: 408,
     e.Exhausted: 429,
     e.Unavailable: 503,
+    e.RemoteFailed: 502,
     e.InferenceTimeout: 504,
 }
 

@@ -46,16 +46,29 @@ HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|[0-9A-Fa-f:.]{2,45}", re.ASCII)
 BINARY: Final = "binary_tensor_data"
 NS: Final = 1_000_000_000
 
+BUSY: Final = (429, 503)
+
 BearerOf = Callable[[str, str], Awaitable[str]]
 """From model@version and its source; empty where there is none. Raises `RegistryUnavailable`."""
 
+Hold = Callable[[int], None]
+"""Told of a number of bytes before they are kept. Raises where there is no room."""
+
+
+def not_counted(_bytes: int) -> None:
+    """Where something else bounds them."""
+
 
 class Unreachable(Exception):
-    """Nothing was sent."""
+    """Nothing was sent. The message is as `Broken`'s."""
 
 
 class Broken(Exception):
-    """Something was sent, and no answer came that is one; the message is for the tenant's log."""
+    """Something was sent, and no answer came that is one. The message names no address and nothing of this node's."""
+
+
+class Busy(Broken):
+    """The answer says: not now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +186,23 @@ class Remotes:
         except (InvalidRequest, RequestTooLarge) as error:
             raise InvalidModel(f"{source}: {error.message}") from error
 
-    async def infer(self, model: RemoteModel, inputs: tuple[Tensor, ...], limit_bytes: int) -> tuple[Tensor, ...]:
-        """Its outputs, in the recorded order. Raises `Unreachable`, `Broken`, `RegistryUnavailable` where its bearer
-        does not open, and `InvalidRequest` for inputs that are too large for a server that takes JSON alone."""
+    async def ask_ready(self, model: RemoteModel) -> None:
+        """Returns if its server says that it is. Raises `Unreachable`, `Broken`, `RegistryUnavailable`."""
+        bearer = await self._bearer_of(model.name, str(model.source))
+        request = httpx.Request("GET", f"{model.source.url}/ready")
+        await self._exchange(model.source, bearer, request, MAX_JSON_BYTES)
+
+    async def infer(
+        self, model: RemoteModel, inputs: tuple[Tensor, ...], limit_bytes: int, hold: Hold = not_counted
+    ) -> tuple[Tensor, ...]:
+        """Its outputs, in the recorded order. `hold` is told of all bytes that are kept until it returns.
+
+        Raises `Unreachable`, `Broken`, `RegistryUnavailable` where its bearer does not open, `InvalidRequest` for
+        inputs that are too large for a server that takes JSON alone, and what `hold` raises."""
         bearer = await self._bearer_of(model.name, str(model.source))
         names = tuple(spec.name for spec in model.outputs)
         text, blobs = encode_inference(inputs, names, binary=model.binary)
+        hold(len(text) + sum(map(len, blobs)))
         request = httpx.Request(
             "POST",
             f"{model.source.url}/infer",
@@ -187,7 +211,7 @@ class Remotes:
             else {"content-type": "application/json"},
             content=b"".join((text, *blobs)),
         )
-        headers, body = await self._exchange(model.source, bearer, request, limit_bytes)
+        headers, body = await self._exchange(model.source, bearer, request, limit_bytes, hold)
         length = headers.get(JSON_LENGTH)
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 11):
             raise Broken(f"an answer whose {JSON_LENGTH} is no number")
@@ -199,8 +223,8 @@ class Remotes:
         return _as_recorded(model, outputs, rest)
 
     async def _exchange(
-        self, source: Source, bearer: str, request: httpx.Request, limit_bytes: int
-    ) -> tuple[httpx.Headers, bytes]:
+        self, source: Source, bearer: str, request: httpx.Request, limit_bytes: int, hold: Hold = not_counted
+    ) -> tuple[httpx.Headers, memoryview]:
         if time.monotonic() < self._resting.get(source.authority, 0.0):
             raise Unreachable("it could not be connected to a moment ago")
         request.extensions["timeout"] = {"connect": CONNECT_S}
@@ -219,14 +243,16 @@ class Remotes:
             async for chunk in response.stream:  # type: ignore[union-attr]  # an async transport's stream is one
                 if len(body) + len(chunk) > limit_bytes:
                     raise Broken(f"an answer of more than {limit_bytes} bytes")
+                hold(len(chunk))
                 body += chunk
         except httpx.HTTPError as error:
             raise Broken(f"the answer broke off: {type(error).__name__}") from error
         finally:
             await response.aclose()
         if response.status_code != 200:
-            raise Broken(f"it answers {response.status_code}")
-        return response.headers, bytes(body)
+            kind = Busy if response.status_code in BUSY else Broken
+            raise kind(f"it answers {response.status_code}")
+        return response.headers, memoryview(body)
 
     async def _connected(self, request: httpx.Request) -> httpx.Response:
         try:

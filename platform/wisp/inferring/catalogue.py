@@ -1,4 +1,4 @@
-"""Which models a tenant's callers may name: its own and, where no own one has the name, the operator's that are here.
+"""Which models a tenant's callers may name: its own and, where no own one has the name, the operator's.
 
 What the registry says is remembered for a moment, so that a warm inference asks nothing of Redis: after `FRESH_S` it is
 asked again while the former answer still holds, after `HELD_S` before anything is answered. While Redis is away, what
@@ -80,10 +80,10 @@ class Catalogue:
 
     async def _read(self, tenant: TenantName) -> Named:
         found: dict[ModelName, list[Model]] = {}
-        for model in await self._models.list(tenant):  # a tenant's own have their bytes here
+        for model in await self._models.list(tenant):
             found.setdefault(model.name, []).append(model)
         own = frozenset(found)
         for model in await self._models.list(None):
-            if model.name not in own and not model.source:
+            if model.name not in own:
                 found.setdefault(model.name, []).append(model)
         return {name: tuple(versions) for name, versions in found.items()}
