@@ -43,7 +43,7 @@ async def billed(node: Node, tenant: TenantName) -> dict[str, Use]:
     for (_, function), use in await node.registry.usage.read(tenant, places):
         mine = total.setdefault(function, Use())
         for outcome, count in use.outcomes.items():
-            mine.add(outcome, count, ())
+            mine.add(outcome, count, (0,) * len(mine.sums))
         mine.sums = [have + more for have, more in zip(mine.sums, use.sums, strict=True)]
     return total
 

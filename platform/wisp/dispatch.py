@@ -13,7 +13,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from wisp.bundles import BundleStore
@@ -368,7 +368,9 @@ class Dispatcher:
     def _note_abandoned(self, target: Target, turn: Turn, bytes_in: int, receipt: Receipt) -> None:
         """The caller went away; what its guest used is billed all the same."""
         turn.settle(receipt, 0)
-        self._ledger.record(target.tenant, target.function, ABANDONED, replace(receipt, bytes_in=bytes_in))
+        self._ledger.record(
+            target.tenant, target.function, ABANDONED, receipt.answered(queue_ns=0, bytes_in=bytes_in, bytes_out=0)
+        )
 
     def _inline_of(self, target: Target) -> InlineRequests | None:
         plan = target.plan
@@ -433,7 +435,7 @@ class Dispatcher:
         if detail or outcome is not Outcome.OK:  # a refusal that was only an errno leaves a good ending its detail
             self._note(target, request_id, Stream.PLATFORM, f"{outcome} ({_told(ending.receipt)}): {detail}")
         bytes_out = 0 if response is None else len(response.body)
-        receipt = replace(ending.receipt, queue_ns=queue_ns, bytes_in=bytes_in, bytes_out=bytes_out)
+        receipt = ending.receipt.answered(queue_ns=queue_ns, bytes_in=bytes_in, bytes_out=bytes_out)
         tenant, function = target.tenant, target.function
         try:
             answer = Answer(
@@ -445,7 +447,7 @@ class Dispatcher:
                 owner=tenant,
             )
         except (Overloaded, TooManyInflight) as refused:  # it ran, but there is no room for what it said
-            self._ledger.record(tenant, function, refused.code, replace(receipt, bytes_out=0))
+            self._ledger.record(tenant, function, refused.code, receipt._replace(bytes_out=0))
             raise
         self._ledger.record(tenant, function, outcome, receipt)
         return answer

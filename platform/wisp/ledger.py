@@ -57,11 +57,14 @@ class Ledger:
             receipt.fuel, receipt.nn_fuel, receipt.cpu_ns, receipt.nn_ns, receipt.inferences, receipt.tensor_bytes,
             receipt.bytes_in, receipt.bytes_out,
         )  # fmt: skip
-        batch = self._current
+        used = self._current.used
         key = (hour, tenant, function)
-        if key not in batch.used and len(batch.used) >= MAX_PLACES:
-            key = self._crowded(key)
-        batch.add(key, outcome, 1, sums)
+        use = used.get(key)
+        if use is None:
+            if len(used) >= MAX_PLACES:
+                key = self._crowded(key)
+            use = used.setdefault(key, Use())
+        use.add(outcome, 1, sums)
         if self._journal is not None:
             try:
                 self._journal.append(key[0], f"{tenant} {function} {outcome}".encode(), 1, sums)

@@ -37,6 +37,8 @@ HEAD: Final = struct.Struct("<QQ")
 what the half held before is none of its records."""
 RECORD: Final = struct.Struct(f"<IHIQ{len(METRICS)}Q")
 """Checksum of the rest, bytes of the text, hour, requests, sums; then "tenant function outcome"."""
+REST: Final = struct.Struct(f"<HIQ{len(METRICS)}Q")
+"""A record behind its checksum."""
 CHECKSUM_BYTES: Final = 4
 
 Key = tuple[int, TenantName, FunctionName]
@@ -95,14 +97,13 @@ class Journal:
 
     def append(self, hour: int, text: bytes, count: int, sums: Sequence[int]) -> None:
         """Raises `Full`."""
-        size = RECORD.size + len(text)
-        if self._at + size > self._end:
+        at = self._at
+        end = at + RECORD.size + len(text)
+        if end > self._end:
             raise Full
-        record = bytearray(RECORD.pack(0, len(text), hour, count, *sums) + text)
-        crc = crc32(memoryview(record)[CHECKSUM_BYTES:], self._seed)
-        record[:CHECKSUM_BYTES] = crc.to_bytes(CHECKSUM_BYTES, "little")
-        self._map[self._at : self._at + size] = bytes(record)
-        self._at += size
+        rest = REST.pack(len(text), hour, count, *sums) + text
+        self._map[at:end] = crc32(rest, self._seed).to_bytes(CHECKSUM_BYTES, "little") + rest
+        self._at = end
 
     def rewrite(self, used: Mapping[Key, Use]) -> None:
         """The batch again, one record for each sum. A process that is killed meanwhile loses of it what was not yet

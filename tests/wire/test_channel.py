@@ -126,6 +126,32 @@ def test_a_non_blocking_end_says_that_there_is_nothing_and_that_its_peer_is_full
     assert theirs.receive() is not None
 
 
+def test_a_frame_without_descriptors_arrives_as_it_was_sent_and_whole(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    room = bytearray(MAX_FRAME_BYTES)
+    for payload in (bytes(MAX_FRAME_BYTES - 1), b"one", b""):
+        ours.send(7, payload)
+        assert theirs.receive_bare(room) == (7, payload, ())
+    send_raw(ours, bytes(MAX_FRAME_BYTES + 1))
+    with pytest.raises(InvalidFrame, match="truncated"):
+        theirs.receive_bare(room)
+    theirs.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.receive_bare(room)
+    ours.close()
+    assert theirs.receive_bare(room) is None
+
+
+def test_descriptors_that_nobody_asked_for_are_closed(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    room = bytearray(MAX_FRAME_BYTES)
+    before = open_descriptors()
+    for count in (1, MAX_DESCRIPTORS + 1):
+        send_raw(ours, b"\x01x", (0,) * count)
+        assert theirs.receive_bare(room) == (1, b"x", ())
+    assert open_descriptors() == before
+
+
 def test_closing_twice_is_closing_once(pair: tuple[Channel, Channel]) -> None:
     ours, _ = pair
     ours.close()

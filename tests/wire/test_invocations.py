@@ -30,6 +30,7 @@ receipts = st.builds(
     Receipt,
     fuel=LONG, memory_peak_bytes=LONG, cpu_ns=LONG, store_ns=LONG, guest_ns=LONG, nn_ns=LONG, tensor_bytes=LONG,
     host_calls=SHORT, inferences=SHORT,
+    nn_fuel=st.just(0), queue_ns=st.just(0), bytes_in=st.just(0), bytes_out=st.just(0),
 )  # fmt: skip
 details = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200)
 denials = st.builds(Denial, what=details, allow=details)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import add
 
 from wisp.errors import WispError
 from wisp.names import FunctionName, TenantName
@@ -45,10 +46,9 @@ class Use:
     sums: list[int] = field(default_factory=lambda: [0] * len(METRICS))
 
     def add(self, outcome: str, count: int, sums: Sequence[int]) -> None:
+        """`sums`: all of them."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
-        mine = self.sums
-        for place, value in enumerate(sums):
-            mine[place] += value
+        self.sums = list(map(add, self.sums, sums))
 
     @property
     def requests(self) -> int:

@@ -19,12 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, InvalidFrame
-from wisp.wire.channel import Channel, Frame, socket_pair
+from wisp.wire.channel import MAX_FRAME_BYTES, Channel, Frame, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
 
 log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 256 * 1024
+ROOM = bytearray(MAX_FRAME_BYTES)
+"""For the frame that is being received: there is one at a time."""
 REAP_S = 5.0
 """How long a killed child may take to disappear before it is reported."""
 
@@ -71,7 +73,7 @@ class Child:
             theirs.close()
         self._channel = Channel(ours)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ours.fileno(), self.receive)
+        self._loop.add_reader(ours.fileno(), self._receive_one)
 
     @property
     def pid(self) -> int:
@@ -93,23 +95,28 @@ class Child:
 
     def receive(self) -> None:
         """Handles what has arrived, as the event loop does by itself, but now."""
-        while not self._ended:
-            try:
-                frame = self._channel.receive()
-            except BlockingIOError:
-                return
-            except (OSError, InvalidFrame) as error:
-                self._end(str(error))
-                return
-            if frame is None:
-                self._end("it closed its socket")
-                return
-            # No child sends descriptors; one that does gains nothing by it.
-            frame.close_fds()
-            try:
-                self._on_frame(frame)
-            except (InvalidFrame, ValueError, KeyError, TypeError, struct.error) as error:
-                self._end(f"it broke the protocol: {error}")
+        while self._receive_one():
+            pass
+
+    def _receive_one(self) -> bool:
+        """Whether there may be more. The event loop calls again while there is: most children send one at a time."""
+        if self._ended:
+            return False
+        try:
+            frame = self._channel.receive_bare(ROOM)
+        except BlockingIOError:
+            return False
+        except (OSError, InvalidFrame) as error:
+            self._end(str(error))
+            return False
+        if frame is None:
+            self._end("it closed its socket")
+            return False
+        try:
+            self._on_frame(frame)
+        except (InvalidFrame, ValueError, KeyError, TypeError, struct.error) as error:
+            self._end(f"it broke the protocol: {error}")
+        return not self._ended
 
     def _end(self, reason: str) -> None:
         if self._ended:

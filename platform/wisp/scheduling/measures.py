@@ -84,17 +84,20 @@ class Measure:
         if self._asked_ns:
             metered += Metered(nn_ns=time.monotonic_ns() - self._asked_ns, inferences=1)
             self._asked_ns = 0
-        nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
-        charged = nn_fuel(nn_ns)
-        return Receipt(  # anew: to copy it and change the copy would take twice as long
-            fuel=min(claimed.fuel, link.fuel) + charged,
-            nn_fuel=charged,
-            memory_peak_bytes=min(claimed.memory_peak_bytes, link.memory_bytes),
-            cpu_ns=self.cpu_ns(),
-            store_ns=min(claimed.store_ns, wall_ns),
-            guest_ns=min(claimed.guest_ns, wall_ns),
-            nn_ns=nn_ns,
-            host_calls=claimed.host_calls,
-            inferences=metered.inferences,
-            tensor_bytes=metered.tensor_bytes,
+        nn_ns = charged = 0
+        if metered is not NOTHING:
+            nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
+            charged = nn_fuel(nn_ns)
+        return Receipt(
+            min(claimed.fuel, link.fuel) + charged,
+            charged,
+            min(claimed.memory_peak_bytes, link.memory_bytes),
+            self.cpu_ns(),
+            0,
+            min(claimed.store_ns, wall_ns),
+            min(claimed.guest_ns, wall_ns),
+            nn_ns,
+            claimed.host_calls,
+            metered.inferences,
+            metered.tensor_bytes,
         )

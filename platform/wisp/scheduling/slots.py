@@ -13,7 +13,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -283,7 +283,7 @@ class Sandbox:
             if ending.outcome is Outcome.INFERENCE_TIMEOUT:
                 self.detach()
             assert self._job is not None
-            self._finish(replace(ending, receipt=self._measure.end(ending.receipt, self._job.link)))
+            self._finish(ending.measured(self._measure.end(ending.receipt, self._job.link)))
         elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH, Kind.REMOTE):
             self._start_fetching(frame.kind, frame.payload)
         elif frame.kind == Kind.FAILED:

@@ -11,7 +11,7 @@ import array
 import contextlib
 import os
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wisp.errors import InvalidFrame
 
@@ -21,8 +21,7 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(NamedTuple):
     """`fds` belong to whoever receives the frame."""
 
     kind: int
@@ -81,7 +80,15 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             return None
-        return Frame(kind=data[0], payload=data[1:], fds=fds)
+        return Frame(data[0], data[1:], fds)
+
+    def receive_bare(self, room: bytearray) -> Frame | None:
+        """As `receive`, from a peer that has no descriptors to send: the kernel closes those that come. `room`: of a
+        whole frame, overwritten each time."""
+        length = self.sock.recv_into(room, 0, socket.MSG_TRUNC)  # how long it was, whatever there is room for
+        if length > len(room):
+            raise InvalidFrame("a truncated frame")
+        return Frame(room[0], bytes(room[1:length])) if length else None
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

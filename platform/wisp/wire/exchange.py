@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 VERSION = 1
 MAX_HEADERS = 128
@@ -23,6 +24,8 @@ MAX_HEADER_BYTES = 32 * 1024
 U32 = struct.Struct("<I")
 U32X2 = struct.Struct("<II")
 U32X3 = struct.Struct("<III")
+LENGTHS = tuple(U32.pack(length) for length in range(1024))
+"""Of most names and values, as they are written."""
 # RFC 9110 §5.6.2 (token, lower-case here) and §5.5 (no control characters but the tab).
 HEADER_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -34,8 +37,7 @@ class MalformedExchange(ValueError):
     """The bytes are no exchange message. Says which field."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(NamedTuple):
     """`body` is a view into the message that it was decoded from."""
 
     status: int
@@ -55,12 +57,16 @@ class Request:
 def encode_request_head(method: bytes, path: bytes, query: bytes, headers: Headers) -> bytes:
     """The message up to where the body begins; the body is appended to it as it is."""
     pack = U32.pack
-    parts = [pack(VERSION)]
-    for text in (method, path, query):
-        parts += (pack(len(text)), text)
-    parts.append(pack(len(headers)))
-    for name, value in headers:
-        parts += (pack(len(name)), name, pack(len(value)), value)
+    parts = [
+        U32X2.pack(VERSION, len(method)), method, pack(len(path)), path, pack(len(query)), query, pack(len(headers)),
+    ]  # fmt: skip
+    try:
+        for name, value in headers:
+            parts += (LENGTHS[len(name)], name, LENGTHS[len(value)], value)
+    except IndexError:
+        del parts[7:]
+        for name, value in headers:
+            parts += (pack(len(name)), name, pack(len(value)), value)
     return b"".join(parts)
 
 
@@ -90,21 +96,16 @@ class _Cursor:
         self.at = end
         return value
 
-    def text(self, field: str, index: int | None = None) -> bytes:
-        """`field` may have a place for `index`: it is named only where it is wrong."""
-        at = self.at + 4
-        if at > self.end:
-            raise MalformedExchange(f"{field.format(index)}: the message ends inside it")
-        length: int = U32.unpack_from(self.message, self.at)[0]
-        end = at + length
+    def text(self, field: str) -> bytes:
+        length = self.u32(field)
+        end = self.at + length
         if end > self.end:
-            raise MalformedExchange(f"{field.format(index)}: {length} bytes announced, {self.end - at} left")
-        value = self.message[at:end].tobytes()
-        if not value.isascii():
-            try:
-                value.decode()
-            except UnicodeDecodeError:
-                raise MalformedExchange(f"{field.format(index)}: not UTF-8") from None
+            raise MalformedExchange(f"{field}: {length} bytes announced, {self.end - self.at} left")
+        value = self.message[self.at : end].tobytes()
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            raise MalformedExchange(f"{field}: not UTF-8") from None
         self.at = end
         return value
 
@@ -113,20 +114,45 @@ class _Cursor:
         count = self.u32("header count")
         if count > MAX_HEADERS:
             raise MalformedExchange(f"header count: {count}, at most {MAX_HEADERS} are allowed")
-        headers = []
+        message, at, end, read = self.message, self.at, self.end, U32.unpack_from
+        texts: list[bytes] = []
         budget = MAX_HEADER_BYTES
-        for index in range(count):
-            name = self.text("header {} name", index)
-            value = self.text("header {} value", index)
-            budget -= len(name) + len(value)
+        for place in range(2 * count):
+            start = at + 4
+            if start > end:
+                raise MalformedExchange(f"{_field(place)}: the message ends inside it")
+            length = read(message, at)[0]
+            at = start + length
+            if at > end:
+                raise MalformedExchange(f"{_field(place)}: {length} bytes announced, {end - start} left")
+            budget -= length
             if budget < 0:
                 raise MalformedExchange(f"headers: more than {MAX_HEADER_BYTES} bytes")
-            if strict and HEADER_NAME.fullmatch(name) is None:
-                raise MalformedExchange(f"header {index} name: not a lower-case token")
-            if strict and HEADER_VALUE.fullmatch(value) is None:
-                raise MalformedExchange(f"header {index} value: a control character")
-            headers.append((name, value))
-        return tuple(headers)
+            texts.append(message[start:at].tobytes())
+        self.at = at
+        if not b"".join(texts).isascii():
+            for place, text in enumerate(texts):
+                _check_utf8(text, place)
+        headers = tuple(zip(texts[::2], texts[1::2], strict=True))
+        if strict:
+            for index, (name, value) in enumerate(headers):
+                if HEADER_NAME.fullmatch(name) is None:
+                    raise MalformedExchange(f"header {index} name: not a lower-case token")
+                if HEADER_VALUE.fullmatch(value) is None:
+                    raise MalformedExchange(f"header {index} value: a control character")
+        return headers
+
+
+def _field(place: int) -> str:
+    """Which of the headers' texts, in their order in the message."""
+    return f"header {place // 2} {'value' if place % 2 else 'name'}"
+
+
+def _check_utf8(text: bytes, place: int) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise MalformedExchange(f"{_field(place)}: not UTF-8") from None
 
 
 def decode_response(message: memoryview) -> Response:
@@ -139,7 +165,7 @@ def decode_response(message: memoryview) -> Response:
     if not 200 <= status <= 599:
         raise MalformedExchange(f"status: {status} is not within 200 to 599")
     headers = cursor.headers(strict=True)
-    return Response(status=status, headers=headers, body=message[cursor.at :])
+    return Response(status, headers, message[cursor.at :])
 
 
 def decode_request(message: memoryview) -> Request:

@@ -211,29 +211,21 @@ def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
     at = RESULT_HEAD.size + detail_bytes
     if at > len(payload):
         raise InvalidFrame("a result whose detail passes its end")
-    detail, *told = payload[RESULT_HEAD.size : at].decode("utf-8", "replace").split(DENIAL_SEPARATOR, MAX_DENIALS)
-    denials = tuple(_denial(text) for text in told)
-    source = answer if in_segment else memoryview(payload)[at:]
-    if line_bytes > log_bytes or response_bytes + log_bytes > len(source):
+    detail = ""
+    denials: tuple[Denial, ...] = ()
+    if detail_bytes:
+        detail, *told = payload[RESULT_HEAD.size : at].decode("utf-8", "replace").split(DENIAL_SEPARATOR, MAX_DENIALS)
+        detail, denials = one_line(detail), tuple(_denial(text) for text in told)
+    source, start = (answer, 0) if in_segment else (payload, at)
+    end = start + response_bytes
+    if line_bytes > log_bytes or end + log_bytes > len(source):
         raise InvalidFrame("a result whose response passes its end")
-    receipt = Receipt(
-        fuel=fuel,
-        memory_peak_bytes=memory_peak,
-        cpu_ns=cpu_ns,
-        store_ns=store_ns,
-        guest_ns=guest_ns,
-        nn_ns=nn_ns,
-        host_calls=host_calls,
-        inferences=inferences,
-        tensor_bytes=tensor_bytes,
-    )
-    response = bytes(source[:response_bytes])
-    logs = bytes(source[response_bytes : response_bytes + log_bytes])
-    split = log_bytes - line_bytes
-    return invocation, Ending(
-        outcome=outcome, receipt=receipt, response=response, logs=logs[:split], lines=logs[split:],
-        detail=one_line(detail), denials=denials,
-    )  # fmt: skip
+    logs = lines = b""
+    if log_bytes:
+        split = end + log_bytes - line_bytes
+        logs, lines = bytes(source[end:split]), bytes(source[split : end + log_bytes])
+    receipt = Receipt(fuel, 0, memory_peak, cpu_ns, 0, store_ns, guest_ns, nn_ns, host_calls, inferences, tensor_bytes)
+    return invocation, Ending(outcome, receipt, bytes(source[start:end]), logs, detail, lines, denials)
 
 
 def _denial(text: str) -> Denial:

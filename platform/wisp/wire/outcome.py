@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple, Self
 
 NN_FUEL_PER_MS = 1_000_000
 """Fuel that a millisecond of inference is charged. At this rate the defaults agree with one another (1G of fuel, a
@@ -35,13 +36,13 @@ CODES: tuple[Outcome, ...] = tuple(Outcome)
 NUMBERS: dict[Outcome, int] = {outcome: number for number, outcome in enumerate(CODES)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What one invocation used. Times are nanoseconds, sizes bytes; `fuel` is wasmtime's unit (about one per operator).
 
     `fuel` is the guest's as the engine reports it (0 after a trap by signal, which is why `cpu_ns` is measured beside
     it) and, with it, `nn_fuel`: what its inference was charged. A sandbox reports the former alone; the router adds the
-    latter from the inference host's meter, and replaces every number that it can measure itself.
+    latter from the inference host's meter, and replaces every number that it can measure itself. A tuple, as `Ending`
+    is: a request makes three of them, and a frozen dataclass takes four times as long to make.
     """
 
     fuel: int = 0
@@ -60,6 +61,13 @@ class Receipt:
     bytes_out: int = 0
     """Of the body that the guest answered with."""
 
+    def answered(self, *, queue_ns: int, bytes_in: int, bytes_out: int) -> Self:
+        """With what the guest's process knows nothing of."""
+        return self.__class__(
+            self.fuel, self.nn_fuel, self.memory_peak_bytes, self.cpu_ns, queue_ns, self.store_ns, self.guest_ns,
+            self.nn_ns, self.host_calls, self.inferences, self.tensor_bytes, bytes_in, bytes_out,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
@@ -72,8 +80,7 @@ class Denial:
         return f"denied: {self.what}; the policy line that would allow it: {self.allow}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """Everything that a sandbox tells of one invocation.
 
     `response` is an encoded exchange response (empty unless the outcome is ok), `logs` what the guest wrote to its
@@ -88,6 +95,10 @@ class Ending:
     detail: str
     lines: bytes = b""
     denials: tuple[Denial, ...] = ()
+
+    def measured(self, receipt: Receipt) -> Self:
+        """With what was measured from outside."""
+        return self.__class__(self.outcome, receipt, self.response, self.logs, self.detail, self.lines, self.denials)
 
 
 def one_line(text: str) -> str:
