@@ -22,18 +22,17 @@ from wisp.policy.ceilings import Ceilings
 from wisp.policy.choices import Access, Batch, OnViolation, Target
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
-from wisp.policy.parse import parse_policy
+from wisp.policy.parse import stored_policy
 from wisp.policy.schema import Quota
 from wisp.registry.keys import model_field
 from wisp.registry.records import Draft, Entry, Key, ModelPin, Tenant, Version
 from wisp.registry.secrets import Secrets
+from wisp.registry.snapshot import CAPACITY
 from wisp.registry.traffic import WHOLE_PERCENT, Traffic, sticky_point
 from wisp.scheduling.hostfiles import HostMount
 from wisp.wire.exchange import Headers
 from wisp.wire.inferences import Binding, BoundModel
 from wisp.wire.invocations import FunctionLink, ModelLink, MountLink
-
-CAPACITY = 4096
 
 _handles = itertools.count(1)
 
@@ -167,8 +166,7 @@ def make_links(
 
 def grants_of(draft: Draft, tenant: Tenant, ceilings: Ceilings) -> Grants:
     """What is in force for a version now: the stored policy, narrowed by what the operator allows at present."""
-    policy = parse_policy(draft.policy_text.encode())
-    return narrow(policy, ceilings.for_class(tenant.class_name), ceilings.ceiling)
+    return narrow(stored_policy(draft.policy_text), ceilings.for_class(tenant.class_name), ceilings.ceiling)
 
 
 def choose(route: Route, traffic: Traffic, key: Key | None, headers: Headers) -> Plan:

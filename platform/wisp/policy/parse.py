@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import lru_cache
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +16,9 @@ from wisp.policy.schema import Ceiling, Policy, Section, TenantClass
 from wisp.policy.shown import shown
 
 MAX_FAULTS = 100
+REMEMBERED: Final = 1024
+REMEMBERED_CHARS: Final = 4096
+"""Longer ones are read again each time: what tenants store must not fill the memory."""
 
 _S = TypeVar("_S", bound=Section)
 
@@ -24,6 +28,16 @@ def parse_policy(text: bytes) -> Policy:
     policy, positions = _parse(text, Policy, policy_findings)
     policy._positions = positions
     return policy
+
+
+def stored_policy(text: str) -> Policy:
+    """One that was accepted before: many functions have the same, and reading one takes a millisecond."""
+    return _remembered(text) if len(text) <= REMEMBERED_CHARS else parse_policy(text.encode())
+
+
+@lru_cache(REMEMBERED)
+def _remembered(text: str) -> Policy:
+    return parse_policy(text.encode())
 
 
 def parse_ceiling(text: bytes) -> Ceiling:

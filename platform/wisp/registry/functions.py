@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wisp.errors import Fault, InvalidTraffic, NotFound, RegistryUnavailable
 from wisp.names import FunctionName, TenantName
-from wisp.policy.parse import parse_policy
+from wisp.policy.parse import stored_policy
 from wisp.policy.schema import Quota
 from wisp.registry import functionscripts as scripts
 from wisp.registry.codec import body_of, decode
@@ -289,7 +289,7 @@ class Functions:
         versions = tuple(
             self._read_version(tenant, name, number, each) for number, each in zip(numbers, raws, strict=True)
         )
-        named = {secret for version in versions for secret in parse_policy(version.policy_text.encode()).secrets}
+        named = {secret for version in versions for secret in stored_policy(version.policy_text).secrets}
         return Entry(
             tenant=decode(Tenant, owner, place=tenant),
             function=function,

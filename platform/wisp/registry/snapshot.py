@@ -22,7 +22,9 @@ from wisp.registry.records import Entry, Key, Tenant
 from wisp.registry.registry import Registry
 from wisp.registry.shelf import Named, Shelf
 
-CAPACITY: Final = 4096
+CAPACITY: Final = 16_384
+"""Functions of a node that answer from memory, about 5 kB each with what the sandboxes keep of them. With more of them
+in rotation each would be read again at each request."""
 ABSENT_S: Final = 1.0
 """A miss is believed no longer than a missed message takes to be noticed."""
 UNVERIFIED: Final = -1

@@ -8,7 +8,7 @@ BRIEF_NS: Final = 50_000_000
 """A function whose runs hardly ever take longer is brief."""
 OUTLIER: Final = 4
 """A run counts as at most so many times what the longest are known to take."""
-CAPACITY: Final = 8192
+CAPACITY: Final = 16_384
 HEAVY_NS: Final = 20_000_000
 """A guest that has used more of a core goes on less urgently than everything else."""
 OVERSTAY_NS: Final = 250_000_000
