@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quota_nodes import ACME, FREE, HELD_CLOCK, MIDDAY_S, QUOTA, redis_running, set_clock
-from wisp.allowances import LEASE_S, Allowance, Reservation
+from wisp.allowances import DRY_S, LEASE_S, Allowance, Reservation
 from wisp.errors import RegistryUnavailable
 from wisp.registry import quotas as registry_quotas
 from wisp.registry.quotas import Ask, Grant, Lease, Resource
@@ -332,6 +332,20 @@ def test_a_lease_that_was_long_under_way_and_is_used_up_refuses_nobody_by_itself
     allowance.take_over(granted_whole(asks), 100.0, 104.0)
     assert allowance.requests.left < 1
     assert allowance.dry_until < 104.0, "the next request asks for the next lease"
+
+
+def test_a_lease_that_brought_less_than_was_wanted_is_used_before_the_next_is_asked_for() -> None:
+    allowance = Allowance(ACME, QUOTA)
+    lease = granted_whole(allowance.asks(100.0))
+    few = replace(lease.grants[Resource.REQUESTS], granted=2)
+    grants = tuple(few if at is Resource.REQUESTS else grant for at, grant in zip(Resource, lease.grants, strict=True))
+    allowance.take_over(replace(lease, grants=grants), 100.0, 100.01)
+    assert [allowance.enter(100.02, fuel=1, infers=False, bytes_in=0) is not None for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
+    assert 100.0 + DRY_S == allowance.dry_until, "until then requests are refused without asking"
 
 
 def test_a_lease_is_asked_for_all_who_wait_for_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import stat
@@ -20,6 +21,7 @@ from platforms import HANDLER_POLICY, OPERATOR_KEY
 from serving import Serving, command, environment, serving
 from wat import LOOP, answering, handler
 from wisp.cli.demo import processes_of_session
+from wisp.server import spare_from_collection
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_KEY}"}
 SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 8s}\n"
@@ -266,3 +268,16 @@ def test_the_walls_are_shown_where_they_are_asked_for(short_dir: Path) -> None:
             assert states.keys() == {"privileges", "memory", "namespaces", "landlock", "seccomp"}
             for wall, state in states.items():
                 assert f'wisp_wall_up{{child="{kind}",wall="{wall}"}} {float(state["up"])}' in metrics
+
+
+def test_what_is_there_before_the_first_request_is_looked_at_by_no_collection() -> None:
+    early: list[object] = [[]]
+    try:
+        spare_from_collection()
+        late: list[object] = [[]]
+        assert gc.get_freeze_count() > 0
+        collected = {id(each) for each in gc.get_objects()}
+        assert id(late) in collected
+        assert id(early) not in collected
+    finally:
+        gc.unfreeze()

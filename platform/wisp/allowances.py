@@ -256,9 +256,11 @@ class Allowance:
         self._day_ends = now + lease.day_left_s
         self.dry_until = -math.inf
         # A lease that was long under way may be used up when it comes: that is no reason not to ask for the next.
-        exhausted = lease.grants[Resource.REQUESTS].granted < self.requests.want and self.requests.left < 1
-        if exhausted or self.slots < self.pools[Resource.INFLIGHT].want:
+        short = lease.grants[Resource.REQUESTS].granted < self.requests.want
+        if self.slots < self.pools[Resource.INFLIGHT].want or (short and self.requests.left < 1):
             self.dry_until = now + DRY_S
+        elif short:
+            self.dry_until = sent_at + DRY_S  # what it brought is there to be used; for the next it is too early
         for pool, grant in zip(self.pools[Resource.FUEL :], lease.grants[Resource.FUEL :], strict=True):
             if pool.limit is not None and grant.granted < pool.want:
                 pool.low = -math.inf  # the last of the day: asking again before it is gone brings nothing
