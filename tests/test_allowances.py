@@ -340,12 +340,9 @@ def test_a_lease_that_brought_less_than_was_wanted_is_used_before_the_next_is_as
     few = replace(lease.grants[Resource.REQUESTS], granted=2)
     grants = tuple(few if at is Resource.REQUESTS else grant for at, grant in zip(Resource, lease.grants, strict=True))
     allowance.take_over(replace(lease, grants=grants), 100.0, 100.01)
-    assert [allowance.enter(100.02, fuel=1, infers=False, bytes_in=0) is not None for _ in range(3)] == [
-        True,
-        True,
-        False,
-    ]
-    assert 100.0 + DRY_S == allowance.dry_until, "until then requests are refused without asking"
+    entered = [allowance.enter(100.02, fuel=1, infers=False, bytes_in=0) is not None for _ in range(3)]
+    assert entered == [True, True, False]
+    assert allowance.dry_until == 100.0 + DRY_S, "until then requests are refused without asking"
 
 
 def test_a_lease_is_asked_for_all_who_wait_for_it() -> None:
