@@ -21,7 +21,7 @@ from wisp.ledger import Ledger
 from wisp.names import TenantName, parse_function, parse_tenant
 from wisp.node import Node
 from wisp.registry.usage import METRICS, Place, Usage, Use
-from wisp.scheduling.slots import Job
+from wisp.scheduling.jobs import Job
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
 HELLO = parse_function("hello")

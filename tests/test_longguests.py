@@ -14,9 +14,9 @@ import pytest
 from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.node import Node
-from wisp.scheduling import sandboxes, slots
+from wisp.scheduling import slots
 from wisp.wire.invocations import STOP
-from wisp.wire.outcome import Ending, Outcome
+from wisp.wire.outcome import Outcome, Receipt
 
 PATIENCE_S = 30.0
 SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 10s}\n"
@@ -77,15 +77,15 @@ async def test_a_guest_whose_caller_hangs_up_is_stopped_and_its_process_goes_on(
     node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "ABANDON_S", PATIENCE_S)
-    endings: list[Ending] = []
-    monkeypatch.setattr(sandboxes, "_bill", lambda abandoned, running: endings.append(running.result()))
+    bills: list[Receipt] = []
+    monkeypatch.setattr(node.dispatcher, "_note_abandoned", lambda *arguments: bills.append(arguments[-1]))
     pids = [slot.pid for slot in node.sandboxes.slots]
     async with long_guest(node, acme):
         pass
     await until(lambda: idle(node))
-    assert len(endings) == 1
-    assert 0 < endings[0].receipt.fuel < FUEL
-    assert endings[0].receipt.guest_ns < TIMEOUT_NS  # none of its own limits was what ended it
+    assert len(bills) == 1
+    assert 0 < bills[0].fuel < FUEL
+    assert bills[0].guest_ns < TIMEOUT_NS  # none of its own limits was what ended it
     assert [slot.pid for slot in node.sandboxes.slots] == pids
     assert (node.sandboxes.restarts, node.sandboxes.kills) == (0, 0)
     await acme.deploy("hello", answering(b"hi"))

@@ -54,8 +54,8 @@ from wisp.registry.records import BundleFile, Draft, Function, Model, ModelPin, 
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
+from wisp.scheduling.jobs import Job
 from wisp.scheduling.sandboxes import Sandboxes
-from wisp.scheduling.slots import Job
 from wisp.wire.outcome import Outcome
 
 TRIAL_QUEUE_S = 10.0

@@ -49,8 +49,8 @@ from wisp.registry.usage import ABANDONED
 from wisp.scheduling.bodies import RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.sandboxes import Sandboxes
-from wisp.scheduling.slots import Job, Lost
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.suspensions import Suspensions
 from wisp.tenantlog import Stream, TenantLog

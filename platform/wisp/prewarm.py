@@ -22,8 +22,8 @@ from wisp.policy.ceilings import Ceilings
 from wisp.registry.functions import Functions
 from wisp.registry.records import Entry
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.jobs import Job
 from wisp.scheduling.sandboxes import Sandboxes
-from wisp.scheduling.slots import Job
 from wisp.scheduling.tenanthosts import TenantHosts
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ class Clock:
         return self.now_ns
 
 
-def queue_of(*, per_tenant: int = 1000, total: int = 4000, clock: Callable[[], int] | None = None) -> FairQueue[str]:
+def queue_of(
+    *, per_tenant: int = 1000, total: int = 4000, clock: Callable[[], int] | None = None
+) -> FairQueue[Waiter[str]]:
     return FairQueue(per_tenant=per_tenant, total=total, clock_ns=clock or Clock())
 
 
@@ -40,7 +42,7 @@ def anybody(_: str, __: bool) -> bool:
     return True
 
 
-def serve(queue: FairQueue[str], cost_ns: int) -> str:
+def serve(queue: FairQueue[Waiter[str]], cost_ns: int) -> str:
     found = queue.pop(anybody)
     assert found is not None
     queue.charge(found.tenant, cost_ns)

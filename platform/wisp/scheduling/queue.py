@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from wisp.errors import Overloaded, TooManyInflight
 from wisp.scheduling.runtimes import RunTime
 
-W = TypeVar("W")
+R = TypeVar("R")
+W = TypeVar("W", bound="Waiter[Any]")
 
 QUANTUM_NS: Final = 2_000_000
 """What a tenant of weight 1 may use a round."""
@@ -25,14 +26,14 @@ DEBT_NS: Final = 1_000_000_000
 MAX_DEBTORS: Final = 4096
 
 
-class Waiter(Generic[W]):
+class Waiter(Generic[R]):
     """One waiting request; `granted` resolves to what it waits for. `brief`: it may take what is kept for short runs.
     `expected_ns`: what it will use at least, 0 where nothing is known."""
 
     __slots__ = ("brief", "expected_ns", "granted", "runtime", "tenant")
 
     def __init__(self, tenant: str, runtime: RunTime, *, brief: bool) -> None:
-        self.granted: asyncio.Future[W] = asyncio.get_running_loop().create_future()
+        self.granted: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.tenant = tenant
         self.runtime = runtime
         self.brief = brief
@@ -48,17 +49,18 @@ class Lane(Generic[W]):
         self.weight = 1
         self.deficit_ns = 0.0
         self.idle_since_ns = 0
-        self.waiters: deque[Waiter[W]] = deque()
+        self.waiters: deque[W] = deque()
         self.waiting_ns = 0
         """What all its waiters are expected to use."""
 
-    def first(self, *, brief: bool, other: bool) -> Waiter[W] | None:
-        """The first of the kinds that may go."""
-        if other and brief:
-            return self.waiters[0]
-        if not other and not brief:
+    def first(self, tenant: str, may_take: Callable[[str, bool], bool]) -> W | None:
+        """The first of those, brief or other, that may go."""
+        first = self.waiters[0]
+        if may_take(tenant, first.brief):
+            return first
+        if not may_take(tenant, not first.brief):
             return None
-        return next((waiter for waiter in self.waiters if waiter.brief is brief), None)
+        return next((waiter for waiter in self.waiters if waiter.brief is not first.brief), None)
 
     def settle(self, now_ns: int) -> None:
         """Time that it did not wait pays off what it owes, and leaves it nothing more."""
@@ -78,7 +80,7 @@ class FairQueue(Generic[W]):
         """Those with waiters, in the order of their turns."""
         self._debtors: OrderedDict[str, Lane[W]] = OrderedDict()
 
-    def push(self, waiter: Waiter[W], weight: int = 1) -> None:
+    def push(self, waiter: W, weight: int = 1) -> None:
         """Raises `Overloaded` when the node's queue is full, `TooManyInflight` when the tenant's is."""
         tenant = waiter.tenant
         if self.length >= self.total:
@@ -92,14 +94,11 @@ class FairQueue(Generic[W]):
             self._lanes[tenant] = lane
         lane.weight = weight
         lane.waiters.append(waiter)
-        self._count(lane, waiter, 1)
+        self.length += 1
+        lane.waiting_ns += waiter.expected_ns
+        self.waiting_ns += waiter.expected_ns
 
-    def _count(self, lane: Lane[W], waiter: Waiter[W], by: int) -> None:
-        self.length += by
-        lane.waiting_ns += by * waiter.expected_ns
-        self.waiting_ns += by * waiter.expected_ns
-
-    def pop(self, may_take: Callable[[str, bool], bool]) -> Waiter[W] | None:
+    def pop(self, may_take: Callable[[str, bool], bool]) -> W | None:
         """The next waiter that still waits, of those whose tenant `may_take` it now (tenant, whether it is brief). Its
         turn is still to be charged."""
         while (found := self._next(may_take)) is not None:
@@ -109,10 +108,10 @@ class FairQueue(Generic[W]):
                 return waiter
         return None
 
-    def _next(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], Waiter[W]] | None:
-        ready: list[tuple[Lane[W], Waiter[W]]] = []
+    def _next(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], W] | None:
+        ready: list[tuple[Lane[W], W]] = []
         for tenant, lane in self._lanes.items():
-            waiter = lane.first(brief=may_take(tenant, True), other=may_take(tenant, False))
+            waiter = lane.first(tenant, may_take)
             if waiter is not None:
                 if lane.deficit_ns > 0:
                     return lane, waiter
@@ -125,9 +124,11 @@ class FairQueue(Generic[W]):
             lane.deficit_ns += rounds * QUANTUM_NS * lane.weight
         return next(each for each in ready if each[0].deficit_ns > 0)
 
-    def _take_out(self, lane: Lane[W], waiter: Waiter[W]) -> None:
+    def _take_out(self, lane: Lane[W], waiter: W) -> None:
         lane.waiters.remove(waiter)  # the first, or one of few that are passed over
-        self._count(lane, waiter, -1)
+        self.length -= 1
+        lane.waiting_ns -= waiter.expected_ns
+        self.waiting_ns -= waiter.expected_ns
         if not lane.waiters:
             del self._lanes[waiter.tenant]
             self._rest(waiter.tenant, lane)
@@ -156,7 +157,7 @@ class FairQueue(Generic[W]):
         lane.deficit_ns = max(lane.deficit_ns - cost_ns, -DEBT_NS)
         self._rest(tenant, lane)
 
-    def discard(self, waiter: Waiter[W]) -> None:
+    def discard(self, waiter: W) -> None:
         """A caller that went away gives its place back at once."""
         lane = self._lanes.get(waiter.tenant)
         if lane is not None and waiter in lane.waiters:

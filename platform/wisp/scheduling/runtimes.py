@@ -20,13 +20,17 @@ ABUSE_NS: Final = 1_000_000_000
 class RunTime:
     """Of one function. `low_ns` and `high_ns` are what a run takes at least and at most, as far as can be told."""
 
-    __slots__ = ("cpu_ns", "deviation_ns", "mean_ns", "runs")
+    __slots__ = ("brief", "cpu_ns", "deviation_ns", "high_ns", "low_ns", "mean_ns", "runs")
 
     def __init__(self) -> None:
         self.runs = 0
         self.cpu_ns = 0.0
         self.mean_ns = 0.0
         self.deviation_ns = 0.0
+        self.low_ns = 0
+        self.high_ns = 0
+        self.brief = False
+        """Of what is not known yet it is not assumed."""
 
     def note(self, took_ns: int) -> None:
         if self.runs == 0:
@@ -37,22 +41,13 @@ class RunTime:
             self.deviation_ns += (abs(took_ns - self.mean_ns) - self.deviation_ns) / 4
             self.mean_ns += (took_ns - self.mean_ns) / 8
         self.runs += 1
-
-    @property
-    def low_ns(self) -> int:
-        return max(0, int(self.mean_ns - self.deviation_ns))
-
-    @property
-    def high_ns(self) -> int:
-        return int(self.mean_ns + 2 * self.deviation_ns)
+        mean_ns, deviation_ns = self.mean_ns, self.deviation_ns
+        self.low_ns = int(mean_ns - deviation_ns) if mean_ns > deviation_ns else 0
+        self.high_ns = int(mean_ns + 2 * deviation_ns)
+        self.brief = self.high_ns <= BRIEF_NS
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4
-
-    @property
-    def brief(self) -> bool:
-        """Of what is not known yet it is not assumed."""
-        return self.runs > 0 and self.high_ns <= BRIEF_NS
 
     @property
     def heavy(self) -> bool:

@@ -7,39 +7,68 @@ that could not be served in time is refused before it waits (`waits`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, QueueTimeout
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.queue import FairQueue, Waiter
-from wisp.scheduling.runtimes import HEAVY_NS, RunTime, RunTimes
+from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, RunTime, RunTimes
 from wisp.scheduling.shares import Shares
-from wisp.scheduling.slots import Job, Lost, Sandbox
+from wisp.scheduling.slots import Sandbox
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.scheduling.turns import Turns
 from wisp.scheduling.waits import Wait, refuse_hopeless
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
-from wisp.wire.outcome import Ending, Receipt
+from wisp.wire.outcome import Ending
 
 READY_S = 30.0
+NS = 1_000_000_000
 WATCH_S = 0.02
 """How often running guests are looked at, while any runs."""
-NO_LEASE = contextlib.nullcontext()
 
 
-def _bill(abandoned: Callable[[Receipt], None] | None, running: asyncio.Future[Ending]) -> None:
-    error = running.exception()  # looked at in any case: nobody else waits for it any more
-    receipt = error.receipt if isinstance(error, Lost) else None
-    if error is None:
-        receipt = running.result().receipt
-    if abandoned is not None and receipt is not None:
-        abandoned(receipt)
+class Run(Waiter[Ending | None]):
+    """One request in the pool: it waits for a sandbox, unless one is free, and is run in it. `granted` resolves to how
+    its guest ended; to None where it has to wait again, since its models have gone meanwhile."""
+
+    __slots__ = ("expiry", "job", "number", "queued_ns", "sandbox", "since_ns")
+
+    def __init__(self, job: Job, runtime: RunTime, *, brief: bool) -> None:
+        super().__init__(job.tenant, runtime, brief=brief)
+        self.job = job
+        self.number = 0
+        self.sandbox: Sandbox | None = None
+        """Where it runs, or has run."""
+        self.since_ns = 0
+        self.queued_ns = 0
+        self.expiry: asyncio.TimerHandle | None = None
+
+    def leave_queue(self, now_ns: int) -> None:
+        self.queued_ns = now_ns - self.since_ns
+        if self.expiry is not None:
+            self.expiry.cancel()
+            self.expiry = None
+
+    def fail(self, error: Exception) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+
+    def bill(self) -> None:
+        """It ended in the very moment in which its caller went away."""
+        error = self.granted.exception()  # looked at in any case: nobody else waits for it any more
+        if isinstance(error, Lost):
+            receipt = error.receipt
+        elif error is None and (ending := self.granted.result()) is not None:
+            receipt = ending.receipt
+        else:
+            return
+        if self.job.abandoned is not None:
+            self.job.abandoned(receipt)
 
 
 class Sandboxes:
@@ -72,7 +101,7 @@ class Sandboxes:
         self._all_ready = asyncio.Event()
         self._idle: list[Sandbox] = []
         clock_ns = time.monotonic_ns
-        self._queue: FairQueue[Sandbox] = FairQueue(per_tenant=queue_per_tenant, total=queue_total, clock_ns=clock_ns)
+        self._queue: FairQueue[Run] = FairQueue(per_tenant=queue_per_tenant, total=queue_total, clock_ns=clock_ns)
         self._shares = Shares(workers, spare, clock_ns)
         self._turns = Turns(self._shares, self._queue.charge, clock_ns)
         self._times = RunTimes()
@@ -103,46 +132,30 @@ class Sandboxes:
         queued_ns = 0
         # A trial says nothing of what requests will take.
         runtime = RunTime() if job.probe else self._times.of(job.tenant, job.link.function)
-        brief = self._shares.is_trusted(job.tenant) and runtime.brief
+        brief = runtime.brief and self._shares.is_trusted(job.tenant)
         while True:
             if not self._has_models(job):
                 await self._ensure_models(job)
-            sandbox = self._take_idle(job, runtime, brief=brief)
-            if sandbox is None:
-                queued_ns -= time.monotonic_ns()
-                sandbox = await self._wait(job, runtime, brief=brief, timeout_s=queue_timeout_s)
-                queued_ns += time.monotonic_ns()
-            if self._has_models(job):
-                break
-            # The host died, or a model made room, while this request was queued: it waits again, but in no sandbox.
-            self.release(sandbox)
-        number = next(self._numbers)
-        try:
-            running = sandbox.start(job, number)
-        except ChildLost:
-            raise  # its successor reports in by itself
-        except BaseException:
-            sandbox.kill("a request could not be given to it whole")
-            raise
-        assert sandbox.turn is not None
-        self._turns.begin(sandbox.turn)
-        if runtime.heavy:
-            sandbox.slow_down()
-        self._watch_soon()
-        try:
-            with NO_LEASE if job.binding is None else self._lease(job):
-                return await asyncio.shield(running), queued_ns
-        except asyncio.CancelledError:
-            running.add_done_callback(partial(_bill, job.abandoned))
-            sandbox.abandon(number)
-            raise
+            run = Run(job, runtime, brief=brief)
+            if self._idle and self._shares.may_take(job.tenant, brief):
+                self._begin(run, self._take_idle(job))
+            else:
+                self._enqueue(run, queue_timeout_s)
+            try:
+                ending = await run.granted
+            except asyncio.CancelledError:
+                self._leave(run)
+                raise
+            queued_ns += run.queued_ns
+            if ending is not None:
+                return ending, queued_ns
 
     def host_of(self, job: Job) -> InferenceHost:
         """Of its `models`."""
         return self.gpu_host if job.gpu and self.gpu_host is not None else self.host
 
     def _has_models(self, job: Job) -> bool:
-        return self.host_of(job).has(job.models) and (
+        return (not job.models or self.host_of(job).has(job.models)) and (
             not job.needs_own or self.own_hosts.has(job.tenant, job.own_models)
         )
 
@@ -152,35 +165,36 @@ class Sandboxes:
         if job.needs_own:
             await self.own_hosts.ensure(job.tenant, job.own_models)
 
-    @contextlib.contextmanager
-    def _lease(self, job: Job) -> Iterator[None]:
-        with self.host_of(job).lease(job.models):
-            if not job.needs_own:
-                yield
-                return
-            with self.own_hosts.lease(job.tenant, job.own_models):
-                yield
+    def _enqueue(self, run: Run, timeout_s: float) -> None:
+        """Raises `Overloaded`, `TooManyInflight`, and `QueueTimeout` where it could hardly be served in time."""
+        job = run.job
+        if not job.probe and not self._is_hopeful(timeout_s):
+            refuse_hopeless(self._expect(job.tenant, job.weight, brief=run.brief), timeout_s)
+        self._queue.push(run, job.weight)
+        run.since_ns = time.monotonic_ns()
+        run.expiry = asyncio.get_running_loop().call_later(timeout_s, self._expire, run, timeout_s)
 
-    async def _wait(self, job: Job, runtime: RunTime, *, brief: bool, timeout_s: float) -> Sandbox:
-        if not job.probe:
-            self._refuse_hopeless(job, timeout_s, brief=brief)
-        waiter: Waiter[Sandbox] = Waiter(job.tenant, runtime, brief=brief)
-        self._queue.push(waiter, job.weight)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await waiter.granted
-        except BaseException as error:
-            self._queue.discard(waiter)
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                self.release(waiter.granted.result())  # granted in the very moment in which the wait ended
-            if isinstance(error, TimeoutError):
-                retry_after_s = self._expect(job.tenant, job.weight, brief=brief).retry_after_s
-                message = f"no sandbox came free within {timeout_s:g} s; try again"
-                raise QueueTimeout(message, retry_after_s=retry_after_s) from error
-            raise
+    def _is_hopeful(self, timeout_s: float) -> bool:
+        """Whether no estimate could say otherwise: all that runs is brief, and what waits is little."""
+        longest_ns = BRIEF_NS + self._queue.waiting_ns / self._shares.most(brief=False)
+        return not self._shares.long and longest_ns < timeout_s * NS
 
-    def _refuse_hopeless(self, job: Job, timeout_s: float, *, brief: bool) -> None:
-        refuse_hopeless(self._expect(job.tenant, job.weight, brief=brief), timeout_s)
+    def _expire(self, run: Run, timeout_s: float) -> None:
+        run.expiry = None
+        self._queue.discard(run)
+        retry_after_s = self._expect(run.tenant, run.job.weight, brief=run.brief).retry_after_s
+        message = f"no sandbox came free within {timeout_s:g} s; try again"
+        run.fail(QueueTimeout(message, retry_after_s=retry_after_s))
+
+    def _leave(self, run: Run) -> None:
+        """Its caller has gone."""
+        if run.expiry is not None:
+            run.expiry.cancel()
+            self._queue.discard(run)
+        if not run.granted.cancelled():
+            run.bill()
+        elif run.sandbox is not None:
+            run.sandbox.abandon(run.number)
 
     def _expect(self, tenant: str, weight: int, *, brief: bool) -> Wait:
         held = [slot.turn for slot in self.slots if slot not in self._idle]
@@ -193,39 +207,58 @@ class Sandboxes:
             share=weight / self._queue.weights(tenant, weight),
         )
 
-    def _take_idle(self, job: Job, runtime: RunTime, *, brief: bool) -> Sandbox | None:
-        """One that has the module, if one does; else the one that was used last. Those who wait may have none."""
-        if not self._idle or not self._shares.may_take(job.tenant, brief):
-            return None
-        found = next((at for at, sandbox in enumerate(self._idle) if sandbox.has(job.link)), -1)
-        sandbox = self._idle.pop(found)
-        sandbox.turn = self._turns.open(job.tenant, runtime, brief=brief)
-        return sandbox
+    def _take_idle(self, job: Job) -> Sandbox:
+        """One that has the module, if one does; else the one that was used last."""
+        idle = self._idle
+        for at, sandbox in enumerate(idle):
+            if sandbox.has(job.link):
+                return idle.pop(at)
+        return idle.pop()
 
-    def release(self, sandbox: Sandbox, *, whole: bool = False) -> None:
-        """Its turn is over; `whole` if a guest ran in it to its end. A sandbox that died since is not passed on: its
-        successor reports in when it is ready."""
+    def _begin(self, run: Run, sandbox: Sandbox) -> None:
+        job = run.job
+        turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
+        run.sandbox, run.number = sandbox, next(self._numbers)
+        try:
+            sandbox.start(job, run.number, run.granted)
+        except ChildLost as error:
+            run.fail(error)  # its successor reports in by itself
+            return
+        except Exception as error:  # noqa: BLE001 - this request's own, whoever's end has brought its turn
+            sandbox.kill("a request could not be given to it whole")
+            run.fail(error)
+            return
+        self._turns.begin(turn)
+        if run.runtime.heavy:
+            sandbox.slow_down()
+        if self._watching is None:
+            self._watch_soon()
+
+    def release(self, sandbox: Sandbox, *, cpu_ns: int | None = None) -> None:
+        """Its turn is over. `cpu_ns`: what its guest has used, if one ran in it to its end. A sandbox that died since
+        is not passed on: its successor reports in when it is ready."""
         turn, sandbox.turn = sandbox.turn, None
         if turn is not None:
-            if whole:
-                turn.runtime.note_cpu(sandbox.cpu_ns())
-            self._turns.close(turn, whole=whole)
+            if cpu_ns is not None:
+                turn.runtime.note_cpu(cpu_ns)
+            self._turns.close(turn, whole=cpu_ns is not None)
         if sandbox.ready:
             self._idle.append(sandbox)
         self._grant()
 
     def _grant(self) -> None:
         while self._idle:
-            waiter = self._queue.pop(self._shares.may_take)
-            if waiter is None:
+            run = self._queue.pop(self._shares.may_take)
+            if run is None:
                 return
-            sandbox = self._idle.pop()
-            sandbox.turn = self._turns.open(waiter.tenant, waiter.runtime, brief=waiter.brief)
-            waiter.granted.set_result(sandbox)
+            run.leave_queue(time.monotonic_ns())
+            if self._has_models(run.job):
+                self._begin(run, self._idle.pop())
+            else:  # the host died, or a model made room: it waits for that, but in no sandbox
+                run.granted.set_result(None)
 
     def _watch_soon(self) -> None:
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+        self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
 
     def _watch(self) -> None:
         self._watching = None

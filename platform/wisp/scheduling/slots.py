@@ -12,23 +12,22 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from wisp.errors import ChildLost, InvalidFrame
-from wisp.names import Digest, TenantName
+from wisp.names import Digest
 from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
-from wisp.scheduling.codecache import CodeSegment
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.lines import Line
 from wisp.scheduling.measures import Measure
 from wisp.scheduling.turns import Turn
 from wisp.wire.channel import MAX_FRAME_BYTES, Frame
 from wisp.wire.confinement import Limits
-from wisp.wire.inferences import Binding, BoundModel
+from wisp.wire.inferences import Binding
 from wisp.wire.invocations import (
     FAILED_HEAD,
     HANDLE,
@@ -40,7 +39,6 @@ from wisp.wire.invocations import (
     Kind,
     decode_result,
 )
-from wisp.wire.meters import Metered
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
 from wisp.wire.segments import Segment, create_frozen
@@ -64,74 +62,6 @@ DATA_BYTES = 1024 * 1024 * 1024
 """RLIMIT_DATA of a sandbox: Python, the engine, and one guest's memory at its ceiling."""
 
 
-class Outbound(Protocol):
-    """One invocation's way out."""
-
-    async def fetch(self, message: bytes, deadline_ns: int) -> Inbound: ...
-
-
-class Inline(Protocol):
-    """The models that one invocation brings."""
-
-    async def load(self, data: bytes, deadline_ns: int) -> tuple[Inbound, BoundModel | None]:
-        """What to tell the sandbox, and what to tell the inference host first, once for each model."""
-
-
-class Remote(Protocol):
-    """One invocation's way to models that other machines serve."""
-
-    async def compute(self, message: bytes, deadline_ns: int) -> tuple[Inbound, Metered]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
-    `bundle` and `hosts` are there where a mount shows them."""
-
-    tenant: TenantName
-    link: FunctionLink
-    binding: Binding | None
-    models: tuple[Digest, ...]
-    """In the shared host."""
-    code: CodeSegment
-    head: bytes
-    body: bytes
-    body_segment: tuple[int, ...]
-    body_bytes: int
-    timeout_ns: int
-    request_id: bytes = b""
-    bundle: BundleSegment | None = None
-    hosts: BundleSegment | None = None
-    probe: bool = False
-    weight: int = 1
-    """The tenant's share beside others that wait."""
-    outbound: Outbound | None = None
-    """None: nothing is reachable."""
-    remote: Remote | None = None
-    """None: all models are here."""
-    inline: Inline | None = None
-    """None: the guest brings no models."""
-    abandoned: Callable[[Receipt], None] | None = None
-    """Told what the guest used if its caller went away while it ran."""
-    own_models: tuple[Digest, ...] = ()
-    needs_own: bool = False
-    """Whether the tenant's own host must be there, with `own_models` loaded."""
-    gpu: bool = False
-    """Whether `models` are in the host that has the GPU."""
-
-
-class Lost(ChildLost):
-    """A guest's process died under it; `receipt` is what could be measured from outside."""
-
-    def __init__(self, message: str, receipt: Receipt) -> None:
-        super().__init__(message)
-        self.receipt = receipt
-
-    @property
-    def ending(self) -> Ending:
-        return Ending(outcome=Outcome.CHILD_LOST, receipt=self.receipt, response=b"", logs=b"", detail=self.message)
-
-
 class Sandbox:
     """One slot of the pool and the process that fills it at present."""
 
@@ -143,15 +73,17 @@ class Sandbox:
         self._outbound_bytes = 0
         """What may lie in it of the invocation that runs."""
         self._fetching: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._child: Child | None = None
         self._modules: OrderedDict[str, dict[int, BundleSegment | None]] = OrderedDict()
         """Linked handles by module, each with the content of the host's directories that it was linked with."""
         self._measure = Measure()
         self._shared = Line(slot, self._measure, own=False)
         self._own = Line(slot, self._measure, own=True)
-        self._brought = contextlib.ExitStack()
-        """Leases of the models that the guest brought."""
-        self._running: asyncio.Future[Ending] | None = None
+        self._leases: contextlib.ExitStack | None = None
+        """Of the models that the invocation may use, those that the guest brought among them."""
+        self._running: asyncio.Future[Ending | None] | None = None
+        """Who waits for the ending; it is cancelled where nobody does any more."""
         self._job: Job | None = None
         self._number = 0
         self._deadline_ns = 0
@@ -179,6 +111,7 @@ class Sandbox:
     def spawn(self) -> None:
         if self._pool.stopping:
             return
+        self._loop = asyncio.get_running_loop()
         hears_fd, self._stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self._child = Child(
@@ -193,12 +126,13 @@ class Sandbox:
             os.close(hears_fd)
         self._measure.follow(self._child.pid)
 
-    def start(self, job: Job, number: int) -> asyncio.Future[Ending]:
-        """Sends the job; the future resolves to its ending, or to `ChildLost`. Raises `ChildLost` at once if the
-        process is gone."""
-        assert self._child is not None
+    def start(self, job: Job, number: int, running: asyncio.Future[Ending | None]) -> None:
+        """Sends the job; `running` will be its ending, or `ChildLost`. Raises `ChildLost` at once if the process is
+        gone."""
+        child, loop = self._child, self._loop
+        assert child is not None
+        assert loop is not None
         assert self._running is None
-        child = self._child
         deadline_ns = time.monotonic_ns() + job.timeout_ns
         self._measure.begin(number)
         self._bring(child, job)
@@ -206,14 +140,13 @@ class Sandbox:
             # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
             with contextlib.suppress(ChildLost):
                 self._open_inference(child, job, job.binding, number, deadline_ns)
+            self._lease(job)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
-        loop = asyncio.get_running_loop()
-        self._running, self._job, self._number = loop.create_future(), job, number
+        self._running, self._job, self._number = running, job, number
         self._deadline_ns = deadline_ns
         self._overrun = loop.call_later(job.timeout_ns / 1e9 + GRACE_S, self._kill_overrun, number)
-        return self._running
 
     def bring(self, job: Job) -> None:
         """Ahead of the first request; a process that is gone gets it then."""
@@ -255,6 +188,13 @@ class Sandbox:
         own = self._pool.own_hosts.get(job.tenant) if job.needs_own else None
         if own is not None:
             self._own.open(child, own, job.tenant, binding, number, deadline_ns)
+
+    def _lease(self, job: Job) -> None:
+        """What it may infer with stays loaded until it has ended."""
+        self._leases = contextlib.ExitStack()
+        self._leases.enter_context(self._pool.host_of(job).lease(job.models))
+        if job.needs_own:
+            self._leases.enter_context(self._pool.own_hosts.lease(job.tenant, job.own_models))
 
     def detach(self, host: InferenceHost | None = None) -> None:
         """From this host, or from all: the next guest that infers gets a new line."""
@@ -332,7 +272,8 @@ class Sandbox:
                 host.grant(self.slot, number, model)
             except ChildLost as error:
                 return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
-            self._brought.enter_context(host.lease((Digest(model.digest),)))
+            assert self._leases is not None  # what may bring models has a binding
+            self._leases.enter_context(host.lease((Digest(model.digest),)))
         return answer
 
     async def _compute(self, job: Job, number: int, message: bytes) -> Inbound:
@@ -382,21 +323,32 @@ class Sandbox:
             self._finish(ChildLost(message))
 
     def _finish(self, result: Ending | ChildLost) -> None:
-        self._stop_fetching()
-        future = self._running
-        self._running = self._job = None
+        if self._fetching is not None or self._outbound_bytes:
+            self._stop_fetching()
         if self._overrun is not None:
             self._overrun.cancel()
             self._overrun = None
-        self._brought.close()
-        for line in (self._shared, self._own):
-            line.close(self._number)
-        if future is not None and not future.done():
+        self._shared.close(self._number)
+        self._own.close(self._number)
+        if self._leases is not None:
+            self._leases.close()
+            self._leases = None
+        self._tell(result)
+        self._job = None
+        self._pool.release(self, cpu_ns=result.receipt.cpu_ns if isinstance(result, Ending) else None)
+
+    def _tell(self, result: Ending | ChildLost) -> None:
+        """Once: whoever waits for it, or, where nobody does any more, whoever bills it."""
+        running, self._running = self._running, None
+        if running is None or self._job is None:
+            return
+        if not running.done():
             if isinstance(result, ChildLost):
-                future.set_exception(result)
+                running.set_exception(result)
             else:
-                future.set_result(result)
-        self._pool.release(self, whole=isinstance(result, Ending))
+                running.set_result(result)
+        elif self._job.abandoned is not None and isinstance(result, Ending | Lost):
+            self._job.abandoned(result.receipt)
 
     def _kill_overrun(self, number: int) -> None:
         """The guest, or a host call in it, did not stop at its deadline."""
@@ -405,11 +357,9 @@ class Sandbox:
             timeout_ns = self._job.timeout_ns
             receipt = self._measure.end(Receipt(guest_ns=timeout_ns), self._job.link)
             detail = "the guest did not stop at its deadline; its process was ended"
-            running, self._running = self._running, None
-            if not running.done():
-                running.set_result(
-                    Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail)
-                )
+            self._tell(
+                Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail)
+            )
             self.kill("a guest overran its deadline")
 
     def _own_thread(self, thread: int) -> int:
