@@ -202,8 +202,11 @@ class Deployer:
             owner, function, draft, grants, activate=True, message="", expected=(str(existing.revision),)
         )
 
-    async def push_model(self, *, tenant: TenantName | None, model: ModelName, file: Path) -> tuple[Model, bool]:
-        """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`."""
+    async def push_model(
+        self, *, tenant: TenantName | None, model: ModelName, file: Path, expected: Expected = None
+    ) -> tuple[Model, bool]:
+        """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`, and
+        `PreconditionFailed` where the latest version has none of the expected digests."""
         quota = None
         if tenant is not None:
             owner = await self._registry.tenants.get(tenant)
@@ -227,15 +230,18 @@ class Deployer:
             outputs=facts.outputs,
             probe=facts.probe,
             quota=quota,
+            expected=expected,
         )
 
     def _quota_of(self, owner: Tenant) -> Quota:
         return self.ceilings.for_class(owner.class_name).quota
 
-    async def register_source(self, *, model: ModelName, source: str, bearer: str = "") -> tuple[Model, bool]:
+    async def register_source(
+        self, *, model: ModelName, source: str, bearer: str = "", expected: Expected = None
+    ) -> tuple[Model, bool]:
         """A model of the operator's that another machine serves, and the credential for it, in the former one's place.
 
-        Raises `InvalidModel`.
+        Raises as `push_model` does.
         """
         parsed = parse_source(source)
         found = await self._remotes.describe(parsed, bearer)
@@ -256,6 +262,7 @@ class Deployer:
             outputs=outputs,
             source=str(parsed),
             binary=found.binary,
+            expected=expected,
         )
         await self._bearers.put(put.name, put.version, put.source, bearer)
         return put, created

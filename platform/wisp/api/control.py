@@ -14,6 +14,7 @@ from wisp.api import problems
 from wisp.api.authentication import Caller, Right, authenticate, authorise, bearer, refuse_suspended
 from wisp.api.bodies import ClientGone
 from wisp.api.operations import Context, Operation, parse_path_tenant
+from wisp.api.preconditions import refuse_unjudged
 from wisp.api.problems import Problem, problem_of
 from wisp.errors import InvalidRequest, WispError
 from wisp.names import RequestId, request_id
@@ -88,6 +89,7 @@ class Resource:
                 tenant = await self.node.registry.tenants.get(name)
                 refuse_suspended(caller, tenant)
         self._check_query(request, operation)
+        refuse_unjudged(request, operation)
         context = Context(
             node=self.node,
             metrics=self.metrics,

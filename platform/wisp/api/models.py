@@ -8,6 +8,7 @@ from wisp.api.authentication import Right
 from wisp.api.bodies import ModelSource
 from wisp.api.moments import moment
 from wisp.api.operations import BODY_ERRORS, Context, Form, Operation, document, listing, nothing
+from wisp.api.preconditions import expected, tagged
 from wisp.api.uploads import received_file
 from wisp.errors import InUse, InvalidModel, InvalidName, NotFound, StorageQuota
 from wisp.names import TenantName
@@ -59,8 +60,10 @@ async def put(context: Context) -> Response:
         what="a model",
         idle_s=context.node.settings.body_timeout_s,
     ) as file:
-        model, created = await context.node.deployer.push_model(tenant=_owner(context), model=name, file=file)
-    return document(show(model), 201 if created else 200)
+        model, created = await context.node.deployer.push_model(
+            tenant=_owner(context), model=name, file=file, expected=expected(context)
+        )
+    return _put(model, created)
 
 
 async def put_shared(context: Context) -> Response:
@@ -70,9 +73,14 @@ async def put_shared(context: Context) -> Response:
         return await put(context)
     wanted = await context.json(ModelSource)
     model, created = await context.node.deployer.register_source(
-        model=context.model, source=wanted.source, bearer=wanted.bearer
+        model=context.model, source=wanted.source, bearer=wanted.bearer, expected=expected(context)
     )
-    return document(show(model), 201 if created else 200)
+    return _put(model, created)
+
+
+def _put(model: Model, created: bool) -> Response:
+    """The tag is the latest version's; one that was known may be an older."""
+    return tagged(document(show(model), 201), model.digest) if created else document(show(model))
 
 
 async def list_all(context: Context) -> Response:
@@ -84,11 +92,11 @@ async def get(context: Context) -> Response:
     found = [model for model in await context.node.registry.models.list(_owner(context)) if model.name == name]
     if not found:
         raise NotFound(f"there is no model {name}")
-    return document(show(found[-1]) | {"versions": [model.version for model in found]})
+    return tagged(document(show(found[-1]) | {"versions": [model.version for model in found]}), found[-1].digest)
 
 
 async def delete(context: Context) -> Response:
-    await context.node.registry.models.delete(_owner(context), context.model)
+    await context.node.registry.models.delete(_owner(context), context.model, expected=expected(context))
     return nothing()
 
 
@@ -115,6 +123,7 @@ def _operations(base: str, right: Right, of: str, suffix: str) -> tuple[Operatio
             body=Form(media_type="application/octet-stream"),
             json_body=None if right is Right.TENANT else ModelSource,
             answers=((200, "the version that has these bytes"), (201, "the new version")),
+            conditional=True,
             raises=(*BODY_ERRORS, *gone, InvalidModel, StorageQuota),
         ),
         Operation(
@@ -124,7 +133,7 @@ def _operations(base: str, right: Right, of: str, suffix: str) -> tuple[Operatio
             summary=f"The latest version of one of {of.lower()} models.",
             right=right,
             handler=get,
-            answers=((200, "the model"),),
+            answers=((200, "the model; its ETag is the digest of the latest version"),),
             raises=gone,
         ),
         Operation(
@@ -135,6 +144,7 @@ def _operations(base: str, right: Right, of: str, suffix: str) -> tuple[Operatio
             right=right,
             handler=delete,
             answers=((204, "gone"),),
+            conditional=True,
             raises=(*gone, InUse),
         ),
     )

@@ -20,6 +20,7 @@ from wisp.policy.schema import Quota
 from wisp.registry import scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection
+from wisp.registry.expectations import Expected, listed
 from wisp.registry.keys import Kind, key, keys, model_field, reference_field
 from wisp.registry.records import Model, ModelPin
 from wisp.registry.refusals import accepted
@@ -76,9 +77,11 @@ class Models:
         source: str = "",
         binary: bool = True,
         quota: Quota | None = None,
+        expected: Expected = None,
     ) -> tuple[Model, bool]:
         """The model with these bytes and whether it is new under this name. Raises `NotFound` without the tenant,
-        `StorageQuota` and `QuotaExceeded` where `quota` does not allow what is new."""
+        `PreconditionFailed` where the latest version has none of the expected digests, `StorageQuota` and
+        `QuotaExceeded` where `quota` does not allow what is new."""
         place = model_place(tenant, name)
         model = Model(
             name=name,
@@ -106,6 +109,7 @@ class Models:
             f"{digest} {size_bytes}",
             "" if quota is None else quota.storage,
             "" if quota is None else quota.models,
+            listed(expected),
         )
         created, raw = accepted(answer, place)
         return decode(Model, raw, place=place), bool(created)
@@ -154,8 +158,9 @@ class Models:
             return await self.get(None, name, version)
         return own if version is None else await self.get(tenant, name, version)
 
-    async def delete(self, tenant: TenantName | None, name: ModelName) -> None:
-        """Removes all versions; raises `NotFound`, and `InUse` while a retained version pins one."""
+    async def delete(self, tenant: TenantName | None, name: ModelName, *, expected: Expected = None) -> None:
+        """Removes all versions; raises `NotFound`, `InUse` while a retained version pins one, and `PreconditionFailed`
+        where the latest has none of the expected digests."""
         place = model_place(tenant, name)
         if tenant is None:
             await self.drop_stale_references(name)
@@ -163,6 +168,7 @@ class Models:
                 scripts.DELETE_SHARED_MODEL,
                 keys(None, Kind.MODELS, Kind.MODEL_DIGESTS, Kind.REFERENCES, Kind.BEARERS, Kind.GENERATION),
                 name,
+                listed(expected),
             )
         else:
             answer = await self.connection.run(
@@ -170,6 +176,7 @@ class Models:
                 keys(tenant, Kind.MODELS, Kind.MODEL_DIGESTS, Kind.PINS, Kind.GENERATION),
                 tenant,
                 name,
+                listed(expected),
             )
         accepted(answer, place)
 

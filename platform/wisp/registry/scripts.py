@@ -44,6 +44,18 @@ local function of_name(key, name)
   end
   return found
 end
+-- Whether a model's latest version has one of the digests listed: '' is no matter, '*' any.
+local function latest_matches(expected, models, name)
+  if expected == '' then return true end
+  local latest, found = 0, nil
+  for _, field in ipairs(of_name(models, name)) do
+    local number = tonumber(string.sub(field, #name + 2))
+    if number > latest then latest, found = number, field end
+  end
+  if not found or expected == '*' then return found ~= nil end
+  local model = unseal(redis.call('HGET', models, found))
+  return model and string.find(' ' .. expected .. ' ', ' ' .. model.digest .. ' ', 1, true)
+end
 local function drop(key, name)
   for _, field in ipairs(of_name(key, name)) do redis.call('HDEL', key, field) end
 end
@@ -127,10 +139,11 @@ return {'ok'}
 
 DELETE_MODEL = script("""
 -- KEYS: models, model-digests, pins, generation
--- ARGV: tenant name, model name
--- ok | no_model | in_use, function@number
+-- ARGV: tenant name, model name, expected digests of its latest version
+-- ok | no_model | stale | in_use, function@number
 
 if #of_name(KEYS[1], ARGV[2]) == 0 then return {'no_model'} end
+if not latest_matches(ARGV[3], KEYS[1], ARGV[2]) then return {'stale'} end
 local pins = redis.call('HGETALL', KEYS[3])
 for index = 1, #pins, 2 do
   for pin in string.gmatch(pins[index + 1], '%S+') do
@@ -184,10 +197,11 @@ return {'ok'}
 
 DELETE_SHARED_MODEL = script("""
 -- KEYS: models, model-digests, references, bearers, generation
--- ARGV: model name
--- ok | no_model | in_use, tenant/function
+-- ARGV: model name, expected digests of its latest version
+-- ok | no_model | stale | in_use, tenant/function
 
 if #of_name(KEYS[1], ARGV[1]) == 0 then return {'no_model'} end
+if not latest_matches(ARGV[2], KEYS[1], ARGV[1]) then return {'stale'} end
 local prefix = ARGV[1] .. ' '
 for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
   if string.sub(field, 1, #prefix) == prefix then return {'in_use', string.match(field, '^[^#]+', #prefix + 1)} end

@@ -67,11 +67,12 @@ end
 PUT_MODEL = script(f"""
 -- KEYS: models, model-digests, model-numbers, generation; for a tenant's model its tenant, versions and sizes too
 -- ARGV: tenant name or '', model name, digest, model record without its version, its blob ("digest bytes"), most
---       bytes stored and most models, each '' where there is no such limit
--- ok, created (1 or 0), model record | no_tenant | damaged | too_many, limit used | no_storage, limit used more
+--       bytes stored and most models, each '' where there is no such limit, expected digests of its latest version
+-- ok, created (1 or 0), model record | no_tenant | stale | damaged | too_many, limit used | no_storage, limit used more
 
 {STORAGE}
 if KEYS[5] and redis.call('EXISTS', KEYS[5]) == 0 then return {{'no_tenant'}} end
+if not latest_matches(ARGV[8], KEYS[1], ARGV[2]) then return {{'stale'}} end
 local content = ARGV[2] .. '@' .. ARGV[3]
 local known = redis.call('HGET', KEYS[2], content)
 if known then
