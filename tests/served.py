@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -42,8 +43,18 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-def open_descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def descriptors(pid: int) -> Counter[str]:
+    """What it has open, by kind: `socket`, `memfd:tensors`; a file by its suffix or name, a number by its folder."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        kind = target.removesuffix(" (deleted)").partition(":[")[0]
+        path = Path(kind)
+        found[path.suffix or (path.parent.name if path.name.isdigit() else path.name)] += 1
+    return found
 
 
 class Served:
@@ -92,6 +103,11 @@ class Served:
 
     def child(self, module: str) -> list[int]:
         return [pid for pid, line in self.children().items() if module in line]
+
+    def connections(self) -> int:
+        """Those that callers have, and those that the router has not closed after them."""
+        rows = [row.split() for row in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[1].endswith(f":{self.port:04X}") and row[3] in ("01", "08") for row in rows)
 
     def key(self, tenant: str) -> str:
         return (self.data_dir / "dev-keys" / tenant).read_text().strip()

@@ -14,10 +14,11 @@ from typing import Self
 import httpx
 import pytest
 
+from platforms import wide_policies
 from redisprocess import RedisProcess, redis_process
 from served import processes_of
 from serving import serving
-from updates import Crowd, Platform, first_answer_s, wide_policies
+from updates import Crowd, Platform, first_answer_s
 
 VERSIONS = 4
 UPDATES = 40

@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import wasmtime
 
-from platforms import OPERATOR_KEY, REPOSITORY
+from platforms import OPERATOR_KEY
 from served import Connection, Reply, connected
 
 POLICY = """wisp: 1
@@ -65,18 +64,6 @@ def module(number: int) -> bytes:
     head = f"content-type: text/plain\n\nmodule={number} "
     text = PROGRAM.format(head=head.replace("\n", "\\n"), length=len(head))
     return bytes(wasmtime.wat2wasm(text))
-
-
-def wide_policies(directory: Path) -> Path:
-    """The shipped ones, with room for a crowd: what is tested is not the quota."""
-    directory.mkdir()
-    for path in (REPOSITORY / "policies").glob("*.yaml"):
-        text = path.read_text()
-        if path.stem.startswith("class-"):
-            text = re.sub(r"requests_per_second: \d+, burst: \d+, max_inflight: \d+",
-                          "requests_per_second: 100000, burst: 100000, max_inflight: 1000", text)  # fmt: skip
-        (directory / path.name).write_text(text)
-    return directory
 
 
 @dataclass(slots=True)

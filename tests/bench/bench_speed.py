@@ -34,7 +34,7 @@ from bench import edge, isolation, population, workerd  # noqa: E402
 from bench.bench_hello import free_port, wait_for  # noqa: E402
 from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
 from bench.wasmfiles import module_of  # noqa: E402
-from platforms import OPERATOR_KEY  # noqa: E402
+from platforms import OPERATOR_KEY, wide_policies  # noqa: E402
 from served import Connection, Served, connected, processes_of, served_platform  # noqa: E402
 
 HELLO = REPOSITORY / "tenants" / "globex" / "hello"
@@ -73,7 +73,7 @@ class Tenants:
         self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=120)
 
-    def create(self, name: str = "globex", kind: str = "bench") -> dict[str, str]:
+    def create(self, name: str = "globex", kind: str = "standard") -> dict[str, str]:
         body = {"tenant": name, "class": kind}
         made = self.http.post("/v1/tenants", json=body, headers=bearer(OPERATOR_KEY)).raise_for_status()
         return bearer(made.json()["key"]["secret"])
@@ -86,28 +86,15 @@ class Tenants:
 @contextmanager
 def platform(directory: Path, *flags: str) -> Iterator[tuple[Served, Tenants]]:
     """A node whose tenants no quota stops: what is measured is the platform."""
-    with served_platform(directory / "data", "--policies", str(unlimited(directory)), *flags) as served:
+    with served_platform(
+        directory / "data", "--policies", str(wide_policies(directory / "policies")), *flags
+    ) as served:
         tenants = Tenants(served.port)
         try:
             yield served, tenants
         finally:
             tenants.http.close()
             served.stop()
-
-
-def unlimited(directory: Path) -> Path:
-    policies = directory / "policies"
-    if not policies.exists():
-        policies.mkdir(parents=True)
-        for path in (REPOSITORY / "policies").glob("c*.yaml"):
-            shutil.copy(path, policies)
-        text = (policies / "class-standard.yaml").read_text()
-        quota = (
-            "quota: {requests_per_second: 1000000, burst: 1000000, max_inflight: 1000,"
-            " fuel_per_day: 1000000T, nn_seconds_per_day: 1000000, storage: 100Gi, functions: 20000, models: 1000}"
-        )
-        (policies / "class-bench.yaml").write_text(re.sub(r"quota: \{[^}]*\}", quota, text))
-    return policies
 
 
 def wrk(url: str, headers: dict[str, str], seconds: int, *, script: Path | None = None) -> float:
@@ -317,7 +304,6 @@ def measure_density(size: Size) -> list[Result]:
     ]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        unlimited(directory)
         begun = time.perf_counter()
         people = population.settle(
             directory / "data", tenants=min(1000, size.functions // 10), functions=size.functions

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx
 
-from platforms import OPERATOR_KEY
+from platforms import OPERATOR_KEY, wide_policies
 from redisprocess import redis_process
 from served import connected
 from serving import serving
-from updates import Crowd, Platform, said, wide_policies
+from updates import Crowd, Platform, said
 
 VERSIONS = 8
 PATH = "/t/acme/which"

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.bench_speed import HELLO, Tenants, platform, unlimited
+from bench.bench_speed import HELLO, Tenants, platform
 from bench.load import Request, measure
 from bench.redisunits import ROUNDS, line_of
 from bench.report import Result
 from bench.wasmfiles import module_of
-from platforms import OPERATOR_KEY, REPOSITORY, Tenancy
+from platforms import OPERATOR_KEY, REPOSITORY, Tenancy, wide_policies
 from served import rss_bytes
 from wisp.api.dataplane import DataPlane
 from wisp.code import compile_limits
@@ -179,11 +179,16 @@ async def measure_memory(node: Node, acme: Tenancy, *, quick: bool) -> list[Resu
 
 async def measure_node(folder: Path, *, quick: bool) -> list[Result]:
     settings = Settings.load(
-        {"data_dir": str(folder / "data"), "workers": "1", "policies": str(unlimited(folder)), "access_log": "off"},
+        {
+            "data_dir": str(folder / "data"),
+            "workers": "1",
+            "policies": str(wide_policies(folder / "policies")),
+            "access_log": "off",
+        },
         environ={"WISP_OPERATOR_KEY": OPERATOR_KEY},
     )
     async with Node(settings) as node:
-        acme = await Tenancy.create(node, "acme", "bench")
+        acme = await Tenancy.create(node, "acme", "standard")
         await acme.deploy_folder("hello")
         return [
             *await measure_requests(node, acme, quick=quick),

@@ -34,7 +34,7 @@ async def _settle(data_dir: Path, tenants: int, functions: int) -> list[Person]:
     )
     each = functions // tenants
     async with Node(settings) as node:
-        first = await Tenancy.create(node, "first", "bench")
+        first = await Tenancy.create(node, "first", "standard")
         await first.deploy("hello", (HELLO / "module.wasm").read_bytes(), (HELLO / "policy.yaml").read_bytes())
         version = await node.registry.functions.version(first.name, parse_function("hello"), 1)
         draft = Draft(**{name: getattr(version, name) for name in Draft.__dataclass_fields__})
@@ -43,7 +43,7 @@ async def _settle(data_dir: Path, tenants: int, functions: int) -> list[Person]:
         async def one(number: int) -> Person:
             async with gate:
                 tenant = parse_tenant(f"t{number}")
-                await node.registry.tenants.create(tenant, parse_class("bench"))
+                await node.registry.tenants.create(tenant, parse_class("standard"))
                 _, secret = await node.registry.keys.issue(tenant, Role.DEPLOY)
                 for index in range(each):
                     name = parse_function(f"f{index}")
