@@ -8,16 +8,9 @@ event loop. Nobody waits where nobody else is there. Behind a proxy that all cal
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 from collections import Counter, OrderedDict, deque
 from typing import Final
-
-import hypercorn.asyncio.run
-from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.events import Closed, Event, RawData
-
-log = logging.getLogger(__name__)
 
 OWN_DESCRIPTORS: Final = 512
 """Of the router's, that are no callers' connections: children, segments, code, bundles, files in passing."""
@@ -25,8 +18,6 @@ MOST_CONNECTIONS: Final = 16_384
 STALLED_S: Final = 30.0
 SLOWEST_BYTES_S: Final = 64 * 1024
 """A caller has `STALLED_S` to begin taking an answer, and then must be as fast as this on the whole."""
-SMALL_BYTES: Final = 64 * 1024
-"""Fits the socket's own buffer, more or less: nothing waits for the caller then."""
 
 
 class Turns:
@@ -37,12 +28,19 @@ class Turns:
         self._taken = False
 
     async def take(self, address: str) -> None:
-        loop = asyncio.get_running_loop()
-        if not self._taken:
-            self._taken = True
-            loop.call_soon(self._pass_on)
-            return
-        turn: asyncio.Future[None] = loop.create_future()
+        if not self.free():
+            await self.wait(address)
+
+    def free(self) -> bool:
+        """Whether nobody has this round's turn; it is taken then."""
+        if self._taken:
+            return False
+        self._taken = True
+        asyncio.get_running_loop().call_soon(self._pass_on)
+        return True
+
+    async def wait(self, address: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(address, deque()).append(turn)
         await turn
 
@@ -95,52 +93,23 @@ def room_for_connections() -> int:
     )
 
 
-class FairServer(TCPServer):
-    """Hypercorn's connection, under the bounds of this module."""
-
-    turns: Turns
-    connections: Connections
-
-    async def run(self) -> None:
-        peer = self.writer.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        if not self.connections.enter(self.address):
-            self.writer.transport.abort()
-            return
-        try:
-            await self.turns.take(self.address)
-            await super().run()
-        finally:
-            self.connections.leave(self.address)
-
-    async def _read_data(self) -> None:
-        while not self.reader.at_eof():
-            try:
-                data = await self.reader.read(MAX_RECV)
-            except OSError:  # also what TLS calls an error
-                break
-            await self.turns.take(self.address)
-            await self.protocol.handle(RawData(data))
-        await self.protocol.handle(Closed())
-
-    async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, RawData) or len(event.data) <= SMALL_BYTES:
-            await super().protocol_send(event)
-            return
-        try:
-            async with asyncio.timeout(STALLED_S + len(event.data) / SLOWEST_BYTES_S):
-                await super().protocol_send(event)
-        except TimeoutError:
-            self.writer.transport.abort()
-            await self.protocol.handle(Closed())
+def slowest_s(waiting_bytes: int) -> float:
+    """How long a caller may take for so much."""
+    return STALLED_S + waiting_bytes / SLOWEST_BYTES_S
 
 
-def keep_connections_fair() -> None:
-    """Hypercorn makes a connection by this name; raises if it does not any more."""
-    known = (TCPServer, FairServer)
-    if getattr(hypercorn.asyncio.run, "TCPServer", None) not in known:
-        raise RuntimeError("this hypercorn is not the one whose connections wisp knows how to bound")
-    FairServer.turns = Turns()
-    FairServer.connections = Connections(room_for_connections())
-    log.info("at most %d connections", FairServer.connections.most)
-    hypercorn.asyncio.run.TCPServer = FairServer  # type: ignore[attr-defined]
+class Callers:
+    """All callers of one server."""
+
+    def __init__(self, most: int) -> None:
+        self.turns = Turns()
+        self.connections = Connections(most)
+        self.idle: set[asyncio.BaseTransport] = set()
+        """Connections on which no request is under way."""
+        self.ending = False
+
+    def end(self) -> None:
+        """Closes what is idle, at once, and what answers once it has answered."""
+        self.ending = True
+        for transport in list(self.idle):
+            transport.close()

@@ -1,9 +1,8 @@
-"""The HTTP server around one node: Hypercorn on uvloop, HTTP/1.1 only, bounded in every direction, ended with grace.
+"""The HTTP server around one node: on uvloop, HTTP/1.1 only, bounded in every direction, ended with grace.
 
-Time limits, and where each is: a request's head within `HEAD_S` of the connection or the last answer (Hypercorn's idle
-time), a body within the settings' (the API), a guest within its grants (the dispatcher), an answer's bytes taken by the
-caller within `STALLED_S` (the socket). Hypercorn's own `read_timeout` is off: it would end requests that wait for their
-guest.
+Time limits, and where each is: a request's head within `HEAD_S` of the connection or the last answer (the connection),
+a body within the settings' (the API), a guest within its grants (the dispatcher), an answer's bytes taken by the caller
+within `STALLED_S` (the connection and the socket).
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -25,16 +23,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, cast
 
-import h11
-import hypercorn.protocol
 import uvloop
-from hypercorn.asyncio import serve as serve_http
 from hypercorn.config import Config
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import Framework
 
+from wisp import hypercornserver
 from wisp.api.app import create_app
-from wisp.connections import STALLED_S, keep_connections_fair
+from wisp.connections import STALLED_S
 from wisp.errors import InvalidSettings, WispError
 from wisp.node import Node
 from wisp.settings import MIN_OPERATOR_KEY, Settings
@@ -45,39 +40,17 @@ log = logging.getLogger(__name__)
 HEAD_S: Final = 20.0
 HEAD_BYTES: Final = 24 * 1024
 """A request's line and headers; with the smallest body it must fit the dispatcher's frame."""
-REQUESTS_A_CONNECTION: Final = 100_000
 BACKLOG: Final = 1024
-TLS_HANDSHAKE_S: Final = 10.0
 OPERATOR_KEY_FILE: Final = "operator.key"
 
 Companion = Callable[[Settings, str], Coroutine[None, None, None]]
 """Runs beside the server once it listens, given the settings and the base URL."""
 
 
-class Http1Protocol(H11Protocol):
-    """HTTP/1.1 and nothing else: Hypercorn offers cleartext HTTP/2 by upgrade and by prior knowledge, and bounds
-    neither its streams' resets nor their number over time. An `Upgrade: h2c` is ignored (RFC 9110 §7.8 allows it); the
-    HTTP/2 preface is a request of version 2.0, which the application answers with 505."""
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        return
-
-
-def speak_http1_only() -> None:
-    """Hypercorn's protocol wrapper makes its first protocol by this name; raises if it does not any more."""
-    if getattr(hypercorn.protocol, "H11Protocol", None) not in (H11Protocol, Http1Protocol):
-        raise RuntimeError("this hypercorn is not the one that wisp knows how to keep to HTTP/1.1")
-    if not hasattr(H11Protocol, "_check_protocol"):
-        raise RuntimeError("this hypercorn decides elsewhere whether to speak HTTP/2")
-    hypercorn.protocol.H11Protocol = Http1Protocol  # type: ignore[attr-defined]
-
-
 def serve(settings: Settings, companion: Companion | None = None) -> None:
     """Returns after a graceful end. Raises `InvalidSettings` before the port answers."""
     configure_logging(settings.log_format)
     settings = with_operator_key(settings)
-    speak_http1_only()
-    keep_connections_fair()
     uvloop.run(_serve(settings, companion))
 
 
@@ -130,28 +103,6 @@ def listen(bind: str) -> socket.socket:
     return bound
 
 
-def make_config(settings: Settings) -> Config:
-    """Without where to listen. Raises `InvalidSettings` if the certificate and key are none or do not fit together."""
-    config = Config()
-    config.alpn_protocols = ["http/1.1"]
-    config.include_server_header = False
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.accesslog = None
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = HEAD_S
-    config.keep_alive_max_requests = REQUESTS_A_CONNECTION
-    config.h11_max_incomplete_size = HEAD_BYTES
-    config.ssl_handshake_timeout = TLS_HANDSHAKE_S
-    config.graceful_timeout = settings.drain_timeout_s
-    if settings.tls_cert is not None:
-        config.certfile, config.keyfile = str(settings.tls_cert), str(settings.tls_key)
-        try:
-            config.create_ssl_context()
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidSettings("--tls-cert, --tls-key: not a PEM certificate and its private key") from error
-    return config
-
-
 def base_url(settings: Settings, bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     scheme = "http" if settings.tls_cert is None else "https"
@@ -170,7 +121,7 @@ async def _serve(settings: Settings, companion: Companion | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     with listen(settings.bind) as bound, suppress(asyncio.CancelledError):
-        config = make_config(settings)
+        config = hypercornserver.make_config(settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
         if settings.server == "uvicorn":
             fast_server()
         log.info("starting: %s", " ".join(f"{name}={value}" for name, value in settings.masked().items()))
@@ -197,9 +148,7 @@ async def _answer_requests(
             bounds = fast.make_config(app, node.settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
             await fast.serve(bounds, bound, lambda: _drained(node, stop))
         else:
-            config.bind = [f"fd://{bound.detach()}"]  # Hypercorn's from here on, to close
-            with suppress(asyncio.CancelledError):  # Hypercorn's own, where requests outlast the drain
-                await serve_http(app, config, shutdown_trigger=lambda: _drained(node, stop), mode="asgi")
+            await hypercornserver.serve(app, config, bound, lambda: _drained(node, stop))
         if beside is not None:
             beside.cancel()
 

@@ -13,8 +13,8 @@ from typing import Any
 import uvloop
 from hypercorn.asyncio import serve
 
-from wisp import fastserver
-from wisp.server import BACKLOG, HEAD_BYTES, HEAD_S, listen, make_config, speak_http1_only
+from wisp import fastserver, hypercornserver
+from wisp.server import BACKLOG, HEAD_BYTES, HEAD_S, listen
 from wisp.settings import Settings
 
 BODY = b"Welcome to Globex.\n"
@@ -45,8 +45,7 @@ def main() -> None:
             fast = fastserver.make_config(app, settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
             uvloop.run(fastserver.serve(fast, bound, asyncio.Event().wait))
         return
-    speak_http1_only()
-    config = make_config(settings)
+    config = hypercornserver.make_config(settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
     config.bind = [settings.bind]
     uvloop.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
 

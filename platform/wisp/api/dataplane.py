@@ -352,6 +352,8 @@ class Watch:
         self._later.cancel()
         if self._watching is not None:
             self._watching.cancel()
+        if self.saw_it_go and self._caller is not None:
+            self._caller.uncancel()  # the task goes on to end its connection
 
 
 async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes) -> None:

@@ -1,0 +1,224 @@
+"""HTTP/1.1 as the default server speaks it: framing, bodies, faults of the application, and how callers leave."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from http_callers import PATIENCE_S, hypercorn_server, read_all, say
+from wisp.hypercornserver import FairServer
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+async def body_of(receive: Any) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        assert message["type"] == "http.request"
+        body += message["body"]
+        if not message["more_body"]:
+            return body
+
+
+async def answer(send: Any, body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    body = await body_of(receive)
+    await answer(send, scope["raw_path"] + b"?" + scope["query_string"] + b" " + body, (b"x-method", b"y"))
+
+
+def head(said: bytes) -> list[bytes]:
+    return said.partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+
+async def test_pipelined_requests_are_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hypercorn_server(monkeypatch, echo) as port:
+        said = await say(
+            port,
+            b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+            b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n1\r\nf\r\n0\r\n\r\n"
+            b"GET /g HTTP/1.1\r\nHost: h\r\n" + CLOSE,
+        )
+    assert said.count(b"HTTP/1.1 200") == 3
+    assert said.index(b"/a?b abc") < said.index(b"/c? def") < said.index(b"/g? ")
+    assert {b"content-length: 8", b"x-method: y"} <= set(head(said))
+    assert sum(line.startswith(b"date: ") for line in head(said)) == 1
+
+
+async def test_a_body_that_is_expected_is_asked_for_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    expecting = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n" + CLOSE
+
+    async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await answer(send, b"no", status=403)
+
+    async with hypercorn_server(monkeypatch, echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(expecting)
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"abc")
+        assert b"/? abc" in await read_all(reader)
+        writer.close()
+    async with hypercorn_server(monkeypatch, refuse) as port:
+        assert (await say(port, expecting)).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "body"),
+    [(b"HEAD / HTTP/1.1", 200, b""), (b"GET / HTTP/1.1", 204, b""), (b"GET / HTTP/1.0", 200, b"text")],
+)
+async def test_an_answer_has_the_body_that_its_request_allows(
+    monkeypatch: pytest.MonkeyPatch, request_line: bytes, status: int, body: bytes
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"text"})
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        said = await say(port, request_line + b"\r\nHost: h\r\n" + CLOSE)
+    assert said.partition(b"\r\n\r\n")[2] == body
+
+
+async def test_an_answer_of_unknown_length_is_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
+    assert b"transfer-encoding: chunked" in said.lower()
+    assert said.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"x-a", b"1\r\nset-cookie: b=1"),
+        (b"x-a", b"1\nx"),
+        (b"x-a", b"\0"),
+        (b"x-a: 1\r\nx-b", b"2"),
+        (b"x a", b"1"),
+        (b"", b"1"),
+        (b"Content-Length", b"3"),
+    ],
+)
+async def test_a_header_that_http_does_not_allow_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, name: bytes, value: bytes
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await answer(send, b"text", (name, value))
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 500 ")
+    assert b"cookie" not in said
+    assert b"x-b" not in said
+
+
+async def test_an_application_that_fails_is_a_500_or_a_broken_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["raw_path"] == b"/late":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+            await send({"type": "http.response.body", "body": b"ten bytes!", "more_body": True})
+        raise LookupError("of no concern to callers")
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 500 ")
+        assert b"concern" not in said
+        assert (await say(port, b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n")).endswith(b"\r\n\r\nten bytes!")
+
+
+async def test_a_body_that_nobody_read_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await answer(send, b"enough")
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        said = await say(port, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
+async def test_what_is_no_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hypercorn_server(monkeypatch, echo) as port:
+        assert (await say(port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        long = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"
+        assert (await say(port, long)).startswith(b"HTTP/1.1 431 ")
+        chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+        said = await say(port, chunked)
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert said.count(b"HTTP/1.1 ") == 1
+        two = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
+        assert (await say(port, two)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_who_leaves_is_seen_and_what_was_sent_ahead_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, waiting, go_on = list[str](), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await body_of(receive)
+        if scope["raw_path"] == b"/watched":
+            watching = asyncio.create_task(receive())
+            waiting.set()
+            await go_on.wait()
+            watching.cancel()
+        elif scope["raw_path"] == b"/left":
+            waiting.set()
+            seen.append((await receive())["type"])
+        await answer(send, scope["raw_path"])
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /watched HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await waiting.wait()
+        writer.write(b"GET /ahead HTTP/1.1\r\nHost: h\r\n" + CLOSE)
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the watcher may have taken it in, or not: both must be right
+        go_on.set()
+        said = await read_all(reader)
+        assert said.index(b"\r\n\r\n/watched") < said.index(b"\r\n\r\n/ahead")
+        writer.close()
+
+        waiting.clear()
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /left HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await waiting.wait()
+            writer.close()
+            while FairServer.callers.connections.open:
+                await asyncio.sleep(0.01)
+        assert seen == ["http.disconnect"]
+
+
+async def test_an_end_closes_what_is_idle_and_answers_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["raw_path"] == b"/slow":
+            begun.set()
+            await go_on.wait()
+        await answer(send, b"done")
+
+    async with hypercorn_server(monkeypatch, app) as port:
+        idle, first = await asyncio.open_connection("127.0.0.1", port)
+        first.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        busy, second = await asyncio.open_connection("127.0.0.1", port)
+        second.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await idle.readuntil(b"done")
+            await begun.wait()
+            FairServer.callers.end()
+            assert await idle.read() == b""
+            go_on.set()
+            assert (await busy.read()).endswith(b"done")
+        first.close()
+        second.close()
