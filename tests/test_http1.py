@@ -14,13 +14,13 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 
 async def body_of(receive: Any) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         assert message["type"] == "http.request"
         body += message["body"]
         if not message["more_body"]:
-            return body
+            return bytes(body)
 
 
 async def answer(send: Any, body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> None:
