@@ -16,6 +16,7 @@ import wasmtime
 
 from wisp.sandbox.capi import Engine
 from wisp.sandbox.guest import GuestRunner
+from wisp.sandbox.habits import Habit
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.modules import LinkedModules
 from wisp.sandbox.sections import read_facts
@@ -136,6 +137,7 @@ class Bench:
         timeout_s: float = 20.0,
         line: HostLine | None = None,
         probe: bool = False,
+        habit: Habit | None = None,
         **grants: Any,
     ) -> Ending:
         """The ending, with a response that went by the segment put back into it."""
@@ -150,6 +152,7 @@ class Bench:
             line=line,
             answer=self.answer.view,
             probe=probe,
+            habit=habit,
         )
         if not in_segment:
             return ending

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.guests import ANSWER, Bench, handler
+from wisp.sandbox.habits import CLEARED_BYTES, PAGE_BYTES, Habit
 from wisp.wire.outcome import Outcome
 
 PAGE = 65536
@@ -51,17 +52,50 @@ def test_a_small_guest_after_a_large_one_traps_beyond_its_own_memory(bench: Benc
     assert bench.run(peek(PAGE - 1)).outcome is Outcome.OK
 
 
-def test_every_guest_finds_its_memory_zero(bench: Bench) -> None:
+@pytest.fixture(params=["given back", "cleared"])
+def habit(request: pytest.FixtureRequest) -> Habit:
+    """Of the guest that leaves something behind."""
+    return Habit(touched_pages=1e9 if request.param == "cleared" else 0.0)
+
+
+def test_every_guest_finds_its_memory_zero(bench: Bench, habit: Habit) -> None:
     for pages in (4, 64, 5, 200):
-        assert bench.run(scribble(pages)).outcome is Outcome.OK
+        assert bench.run(scribble(pages), habit=habit).outcome is Outcome.OK
         assert bench.run(ALL_ZERO).outcome is Outcome.OK
 
 
-def test_memory_is_zero_after_a_guest_that_grew_trapped_or_was_stopped(bench: Bench) -> None:
+def test_memory_is_zero_however_its_guests_leave_it(bench: Bench) -> None:
+    """Each by its own habit, as it comes to be."""
+    filling, growing, sparing = Habit(), Habit(), Habit()
+    for _ in range(100):
+        assert bench.run(scribble(40), habit=filling).outcome is Outcome.OK
+        assert bench.run(ALL_ZERO, habit=growing).outcome is Outcome.OK
+        assert bench.run(handler(), habit=sparing).outcome is Outcome.OK
+    assert filling.clears(40 * PAGE)
+    assert not sparing.clears(PAGE * 17)
+
+
+def test_a_habit_is_what_was_seen_last_and_fades() -> None:
+    habit = Habit()
+    assert not habit.clears(PAGE)
+    habit.note(100)
+    assert habit.clears(800 * PAGE_BYTES - 1)
+    assert not habit.clears(800 * PAGE_BYTES)
+    rounds = 0
+    while habit.clears(400 * PAGE_BYTES):
+        habit.note(0)
+        rounds += 1
+    assert 20 < rounds < 200, "pages that stay take no faults, and are given back once in a while"
+    habit.note(10**9)
+    assert habit.clears(CLEARED_BYTES)
+    assert not habit.clears(CLEARED_BYTES + 1)
+
+
+def test_memory_is_zero_after_a_guest_that_grew_trapped_or_was_stopped(bench: Bench, habit: Habit) -> None:
     fill = f"""(drop (memory.grow (i32.const 30)))
       (memory.fill (i32.const 4096) (i32.const 170) (i32.const {31 * PAGE - 4096}))"""
     for end in (ANSWER, "unreachable", f"(loop $again (br $again)) {ANSWER}"):
-        bench.run(handler(fill + end), fuel=10_000_000)
+        bench.run(handler(fill + end), fuel=10_000_000, habit=habit)
         assert bench.run(ALL_ZERO).outcome is Outcome.OK
 
 

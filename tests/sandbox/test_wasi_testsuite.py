@@ -25,6 +25,7 @@ from wisp.sandbox.capi import EXTERN_FUNC, RAW_BYTES, EngineError, Store, Trappe
 from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.graphs import Graphs
+from wisp.sandbox.habits import Habit
 from wisp.sandbox.handler import required
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.nodes import ScratchFile
@@ -114,7 +115,7 @@ def run(bench: Bench, program: Path, scenario: Scenario) -> tuple[int | str, str
         call.descriptors.set_stream(number, stream)
     if scenario.root is None:
         call.descriptors.close(PREOPENED)  # such a program expects the number to be free
-    runner.arena.begin(64 << 20)
+    runner.arena.begin(64 << 20, Habit())
     store = Store(runner.engine.pointer, fuel=10_000_000_000, epoch_ticks=EPOCH_TICKS)
     values = (ctypes.c_char * RAW_BYTES)()
     ended: int | str = 0

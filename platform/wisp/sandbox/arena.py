@@ -7,7 +7,8 @@ the engine; and the peak is known even when the start function traps.
 
 The reservation is what compiled code relies on instead of bounds checks: everything that a 32-bit index and a static
 offset can reach, and the guard behind it, is either the guest's own or inaccessible. So pages above the current size
-are PROT_NONE at every moment, and a store's end gives all pages back to the kernel, which hands them out zeroed.
+are PROT_NONE at every moment, and at a store's end all that the guest could write to is zero again: overwritten, or
+given back to the kernel, which hands pages out zeroed (`sandbox.habits` says which).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple
 
 from wisp.sandbox import capi
+from wisp.sandbox.habits import Habit, faults
 
 PROT_NONE: Final = 0
 PROT_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -71,6 +73,8 @@ class Arena:
         self._mapped_bytes = 0
         self._accessible_bytes = 0
         self._in_use = False
+        self._habit = Habit()
+        self._faults = 0
         # wasmtime holds only their addresses; they live as long as the arena.
         self._get = capi.GetMemory(_or_abort(self._get_memory))
         self._grow = capi.GrowMemory(_or_abort(self._grow_memory))
@@ -79,9 +83,11 @@ class Arena:
         self._addresses = [capi.address_of(callback) for callback in (self._get, self._grow, self._finalize)]
         self.creator: int = capi.address_of(self._new)
 
-    def begin(self, limit_bytes: int) -> None:
-        """Before each instantiation: what this guest may have."""
+    def begin(self, limit_bytes: int, habit: Habit) -> None:
+        """Before each instantiation: what this guest may have, and the habit of its function."""
         self.limit_bytes = limit_bytes
+        self._habit = habit
+        self._faults = faults()
         self.peak_bytes = 0
         self.refused = False
         self.failure = ""
@@ -144,7 +150,10 @@ class Arena:
         return 0
 
     def _finalize_memory(self, _env: int) -> None:
-        if self.size_bytes and _madvise(self.base, self.size_bytes, MADV_DONTNEED) != 0:
+        self._habit.note(faults() - self._faults)
+        if self._habit.clears(self.size_bytes):
+            ctypes.memset(self.base, 0, self.size_bytes)
+        elif self.size_bytes and _madvise(self.base, self.size_bytes, MADV_DONTNEED) != 0:
             # Without this call the next guest would read this one's data: end the process rather than go on.
             os.abort()
         self.size_bytes = 0

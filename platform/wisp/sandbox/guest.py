@@ -13,6 +13,7 @@ from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trap
 from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.graphs import Graphs
+from wisp.sandbox.habits import Habit
 from wisp.sandbox.handler import EMPTY
 from wisp.sandbox.hosting import Current, link
 from wisp.sandbox.hostline import HostLine
@@ -54,6 +55,7 @@ class GuestRunner:
         request_id: bytes = b"",
         outbound: OutboundLine | None = None,
         own_line: HostLine | None = None,
+        habit: Habit | None = None,
     ) -> tuple[Ending, int]:
         """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates the module and
         looks at its exports, initialises a handler, but runs no program and handles nothing."""
@@ -75,7 +77,7 @@ class GuestRunner:
         fuel = min(function.fuel, MAX_FUEL)
         used = ready_ns = guest_ns = 0
         cpu_ns = time.thread_time_ns()
-        self.arena.begin(function.memory_bytes)
+        self.arena.begin(function.memory_bytes, Habit() if habit is None else habit)
         store = Store(self.engine.pointer, fuel=fuel, epoch_ticks=EPOCH_TICKS)
         self.current.invocation, call.fuel = call, store
         try:

@@ -174,6 +174,7 @@ class Sandbox:
             files=self.modules.files(function.handle),
             request_id=request_id,
             outbound=self.outbound,
+            habit=self.modules.habit(function.handle),
         )
         self.send_result(number, ending, in_segment)
 

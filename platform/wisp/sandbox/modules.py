@@ -11,6 +11,7 @@ import os
 from wisp.errors import InvalidFrame
 from wisp.sandbox.capi import Engine, Linker, delete_module, delete_prepared
 from wisp.sandbox.filesystem import FileTree
+from wisp.sandbox.habits import Habit
 from wisp.sandbox.mapping import MappedBundle
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.segments import FROZEN, require_seals
@@ -26,6 +27,7 @@ class LinkedModules:
         self._failed: dict[str, str] = {}
         self._links: dict[int, FunctionLink] = {}
         self._trees: dict[int, FileTree] = {}
+        self._habits: dict[int, Habit] = {}
 
     def add(self, digest: str, fd: int) -> None:
         """Takes the descriptor over. Maps and links the module; a failure is told by `prepared`."""
@@ -57,9 +59,11 @@ class LinkedModules:
         self.unlink(link.handle)
         self._trees[link.handle] = FileTree(link.files, bundle, hosts)
         self._links[link.handle] = link
+        self._habits[link.handle] = Habit()
 
     def unlink(self, handle: int) -> None:
         self._links.pop(handle, None)
+        self._habits.pop(handle, None)
         tree = self._trees.pop(handle, None)
         if tree is not None:
             tree.close()
@@ -67,6 +71,10 @@ class LinkedModules:
     def files(self, handle: int) -> FileTree:
         """Of a function that is linked."""
         return self._trees[handle]
+
+    def habit(self, handle: int) -> Habit:
+        """Of a function that is linked."""
+        return self._habits[handle]
 
     def function(self, handle: int) -> tuple[FunctionLink, int]:
         """(its link, its prepared module). Raises `InvalidFrame` for what the router has not sent or could not be

@@ -49,6 +49,49 @@ impl std::error::Error for ExchangeError {}
 /// A name in lower case and a value; a repeated header is two of them.
 pub type Header = (String, String);
 
+/// A body that may lie at the end of the message that brought it: a large one is not copied out.
+#[derive(Clone, Default)]
+pub(crate) struct Body {
+    message: Vec<u8>,
+    start: usize,
+}
+
+impl Body {
+    /// What follows the first `start` bytes of a message, which has as many.
+    pub(crate) fn within(message: Vec<u8>, start: usize) -> Self {
+        Self { message, start }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.message[self.start..]
+    }
+
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.message.drain(..self.start);
+        self.message
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::within(bytes, 0)
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Body {}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bytes().fmt(f)
+    }
+}
+
 /// What has not been read of a message yet; every read is checked against it.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -89,6 +132,11 @@ impl<'a> Reader<'a> {
             headers.push((self.string()?, self.string()?));
         }
         Ok(headers)
+    }
+
+    /// How many bytes have not been read.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(crate) fn body(self) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! One request and one response, as the platform and a guest pass them: see [`Request::decode`] and
 //! [`Response::encode`] for the message, of which a function sees nothing.
 
+use crate::codec::{Body, Reader, Writer, check_header};
 pub use crate::codec::{ExchangeError, Header, VERSION};
-use crate::codec::{Reader, Writer, check_header};
 use crate::nn::NnError;
 use crate::query;
 
@@ -13,7 +13,7 @@ pub struct Request {
     path: String,
     query: String,
     headers: Vec<Header>,
-    body: Vec<u8>,
+    body: Body,
 }
 
 impl Request {
@@ -36,7 +36,7 @@ impl Request {
 
     /// Sets the body.
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = body.into();
+        self.body = Body::from(body.into());
         self
     }
 
@@ -77,34 +77,36 @@ impl Request {
 
     /// The body.
     pub fn body(&self) -> &[u8] {
-        &self.body
+        self.body.bytes()
     }
 
-    /// The body, without a copy.
+    /// The body, in the memory in which it came.
     pub fn into_body(self) -> Vec<u8> {
-        self.body
+        self.body.into_bytes()
     }
 
     /// Reads a message. The grammar of headers is not checked: the platform has parsed them as HTTP.
     pub fn decode(message: &[u8]) -> Result<Self, ExchangeError> {
-        let mut reader = Reader::new(message)?;
-        Ok(Self {
-            method: reader.string()?,
-            path: reader.string()?,
-            query: reader.string()?,
-            headers: reader.headers()?,
-            body: reader.body(),
-        })
+        Self::decode_owned(message.to_vec())
+    }
+
+    /// As `decode`; the body stays where it lies.
+    pub(crate) fn decode_owned(message: Vec<u8>) -> Result<Self, ExchangeError> {
+        let mut reader = Reader::new(&message)?;
+        let (method, path, query) = (reader.string()?, reader.string()?, reader.string()?);
+        let headers = reader.headers()?;
+        let start = message.len() - reader.left();
+        Ok(Self { method, path, query, headers, body: Body::within(message, start) })
     }
 
     /// Writes the message that [`Request::decode`] reads.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new(self.body.len());
+        let mut writer = Writer::new(self.body().len());
         for text in [&self.method, &self.path, &self.query] {
             writer.string(text);
         }
         writer.headers(&self.headers);
-        writer.body(&self.body)
+        writer.body(self.body())
     }
 }
 

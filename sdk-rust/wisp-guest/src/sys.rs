@@ -61,7 +61,7 @@ fn message() -> MutexGuard<'static, Vec<u8>> {
 /// Makes room for a request and says where. A request that does not fit in memory traps.
 pub fn alloc(len: i32) -> i32 {
     let mut message = message();
-    *message = vec![0; len as u32 as usize];
+    *message = Vec::with_capacity(len as u32 as usize);
     address(&message) as i32
 }
 
@@ -80,11 +80,15 @@ pub fn handle<R: Into<Response>>(ptr: i32, len: i32, handler: impl FnOnce(Reques
 
 /// The panics name no values: formatting them would be a tenth of a small guest.
 fn take_request(ptr: i32, len: i32) -> Request {
-    let bytes = std::mem::take(&mut *message());
-    if (ptr as u32, len as u32 as usize) != (address(&bytes), bytes.len()) {
+    let mut bytes = std::mem::take(&mut *message());
+    let len = len as u32 as usize;
+    if ptr as u32 != address(&bytes) || len > bytes.capacity() {
         panic!("wisp_handle: not the buffer of wisp_alloc");
     }
-    match Request::decode(&bytes) {
+    // SAFETY: so many bytes were allocated, and the platform has written all of them: to fill them with zeros first would
+    // be to write a large request twice.
+    unsafe { bytes.set_len(len) };
+    match Request::decode_owned(bytes) {
         Ok(request) => request,
         Err(_) => panic!("wisp_handle: not a request of exchange version 1"),
     }

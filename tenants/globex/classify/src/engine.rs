@@ -1,7 +1,7 @@
 //! From pixels to a name: the model, the labels of the bundle, and the log.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 
 use wisp_guest::nn::{Graph, NnError};
@@ -11,8 +11,6 @@ use crate::tensor::{SHAPE, tensor};
 
 /// The name of the model in the policy.
 const MODEL: &str = "mobilenet";
-/// A thousand labels of ImageNet are 21 kB.
-const LABELS_BYTES_MAX: u64 = 256 << 10;
 
 /// What an image shows, and how sure the model is: from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,9 +40,7 @@ impl<'p> EdgeInferenceEngine<'p> {
         let logits = infer(&tensor(image)).map_err(|error| format!("model {MODEL}: {error}"))?;
         let (class, confidence) =
             most_likely(&logits).ok_or_else(|| format!("model {MODEL}: no finite output"))?;
-        let mut text = String::new();
-        File::open(self.labels)
-            .and_then(|file| file.take(LABELS_BYTES_MAX).read_to_string(&mut text))
+        let text = fs::read_to_string(self.labels)
             .map_err(|error| format!("{}: {error}", self.labels.display()))?;
         let label = label_of(class, logits.len(), &text).ok_or_else(|| {
             format!(

@@ -32,23 +32,15 @@ pub fn tensor(image: &Image) -> Vec<f32> {
     let layout = image.layout();
     let columns: [usize; SIDE] =
         std::array::from_fn(|x| x * image.width() / SIDE * layout.pixel_bytes);
-    let [red_at, green_at, blue_at] = layout.rgb;
-    let [reds, greens, blues] = &NORMALISED;
-    let mut tensor = vec![0.0; 3 * PLANE];
-    let (red_plane, others) = tensor.split_at_mut(PLANE);
-    let (green_plane, blue_plane) = others.split_at_mut(PLANE);
-    for y in 0..SIDE {
-        let row = image.row(y * image.height() / SIDE);
-        let at = y * SIDE..(y + 1) * SIDE;
-        let outputs = red_plane[at.clone()]
-            .iter_mut()
-            .zip(&mut green_plane[at.clone()])
-            .zip(&mut blue_plane[at]);
-        for (((red, green), blue), &column) in outputs.zip(&columns) {
-            let pixel = &row[column..];
-            *red = reds[usize::from(pixel[red_at])];
-            *green = greens[usize::from(pixel[green_at])];
-            *blue = blues[usize::from(pixel[blue_at])];
+    let mut tensor = Vec::with_capacity(3 * PLANE);
+    for (normalised, offset) in NORMALISED.iter().zip(layout.rgb) {
+        for y in 0..SIDE {
+            let row = &image.row(y * image.height() / SIDE)[offset..];
+            tensor.extend(
+                columns
+                    .iter()
+                    .map(|&column| normalised[usize::from(row[column])]),
+            );
         }
     }
     tensor
