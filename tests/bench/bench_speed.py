@@ -1,8 +1,8 @@
 """What speed costs and what it does not, as ratios taken side by side in one run; `make bench`.
 
-Sections (give their names to run some alone): isolation, http, cold, density, edge, bodies. Variants take turns within
-a section, so that what else the machine does falls on all of them. The load generator is wrk, on the same cores;
-without it on the PATH the sections that need it are left out, and said. Writes build/bench/speed.json.
+Sections (give their names to run some alone): isolation, between, http, cold, density, edge, bodies. Variants take
+turns within a section, so that what else the machine does falls on all of them. The load generator is wrk, on the same
+cores; without it on the PATH the sections that need it are left out, and said. Writes build/bench/speed.json.
 
     .venv/bin/python tests/bench/bench_speed.py [--quick] [SECTION ...]
 """
@@ -12,144 +12,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-
-import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from bench import edge, isolation, population, workerd  # noqa: E402
-from bench.bench_hello import free_port, wait_for  # noqa: E402
+from bench import between, edge, isolation, population, workerd  # noqa: E402
 from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
+from bench.stage import (  # noqa: E402
+    FULL,
+    HELLO,
+    QUICK,
+    Size,
+    free_port,
+    latencies_ms,
+    measured,
+    platform,
+    ratio,
+    turns,
+    wait_for,
+    wrk,
+)
 from bench.wasmfiles import module_of  # noqa: E402
-from platforms import OPERATOR_KEY, wide_policies  # noqa: E402
-from served import Connection, Served, connected, processes_of, served_platform  # noqa: E402
+from served import connected, processes_of  # noqa: E402
 
-HELLO = REPOSITORY / "tenants" / "globex" / "hello"
-POLICY = (HELLO / "policy.yaml").read_bytes()
 SMALL_MODEL = REPOSITORY / "tenants" / "acme" / "digits"
 SERVERS = ("hypercorn", "uvicorn")
-CONNECTIONS = 16
 MIB = 1 << 20
 VISITS_S = 250
 """Functions are visited before they are measured, each by every sandbox: about five times in all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How much of everything: `seconds` a round of load, `rounds` of it, `samples` of what is timed one by one."""
-
-    quick: bool
-    seconds: int
-    rounds: int
-    samples: int
-    functions: int
-
-
-FULL = Size(quick=False, seconds=6, rounds=3, samples=20, functions=10_000)
-QUICK = Size(quick=True, seconds=1, rounds=1, samples=3, functions=300)
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"}
-
-
-class Tenants:
-    """A platform's control plane, with one tenant."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=120)
-
-    def create(self, name: str = "globex", kind: str = "standard") -> dict[str, str]:
-        body = {"tenant": name, "class": kind}
-        made = self.http.post("/v1/tenants", json=body, headers=bearer(OPERATOR_KEY)).raise_for_status()
-        return bearer(made.json()["key"]["secret"])
-
-    def deploy(self, key: dict[str, str], function: str, module: bytes, policy: bytes = POLICY) -> None:
-        url = f"/v1/tenants/globex/functions/{function}"
-        self.http.put(url, files={"module": module, "policy": policy}, headers=key).raise_for_status()
-
-
-@contextmanager
-def platform(directory: Path, *flags: str) -> Iterator[tuple[Served, Tenants]]:
-    """A node whose tenants no quota stops: what is measured is the platform."""
-    with served_platform(
-        directory / "data", "--policies", str(wide_policies(directory / "policies")), *flags
-    ) as served:
-        tenants = Tenants(served.port)
-        try:
-            yield served, tenants
-        finally:
-            tenants.http.close()
-            served.stop()
-
-
-def wrk(url: str, headers: dict[str, str], seconds: int, *, script: Path | None = None) -> float:
-    return measured(url, headers, seconds, script=script)[0]
-
-
-def measured(url: str, headers: dict[str, str], seconds: int, *, script: Path | None = None) -> tuple[float, float]:
-    """(requests a second that were answered 2xx, p99 in ms); anything else ends the run."""
-    words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
-    words += ["-s", str(script)] if script is not None else []
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", *words, url]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    if "Non-2xx" in printed:
-        raise SystemExit(printed)
-    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    slow = re.search(r"99%\s+([\d.]+)(us|ms|s)\b", printed)
-    assert found is not None, printed
-    assert slow is not None, printed
-    return float(found[1]), float(slow[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[slow[2]]
-
-
-def turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            figures[name].append(run())
-    return figures
-
-
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of rounds that were neighbours in time."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-async def latencies_ms(port: int, path: str, key: str, rate: float, seconds: float) -> list[float]:
-    """An open loop: each request counts from when it was due."""
-    idle: list[Connection] = []
-    found: list[float] = []
-
-    async def one(due: float) -> None:
-        connection = idle.pop() if idle else Connection(port)
-        reply = await connection.request("GET", path, key=key)
-        assert reply.status == 200, reply
-        found.append((time.perf_counter() - due) * 1e3)
-        idle.append(connection)
-
-    start = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            await asyncio.sleep(due - time.perf_counter())
-            group.create_task(one(due))
-    for connection in idle:
-        await connection.close()
-    return found
 
 
 def measure_http(size: Size) -> list[Result]:
@@ -411,13 +311,14 @@ def measure_bodies(size: Size) -> list[Result]:
 
 SECTIONS: dict[str, Callable[[Size], list[Result]]] = {
     "isolation": lambda size: isolation.measure(size.quick),
+    "between": between.measure,
     "http": measure_http,
     "cold": measure_cold,
     "density": measure_density,
     "edge": measure_edge,
     "bodies": measure_bodies,
 }
-NEED_WRK = {"http", "density", "edge"}
+NEED_WRK = {"between", "http", "density", "edge"}
 METHOD = (
     "platforms and load generator share the machine; variants alternate within a section and ratios are of neighbouring"
     " rounds; wrk with 16 connections; in the sandbox alone, the best round of each variant"

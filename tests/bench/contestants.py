@@ -12,10 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.bench_hello import free_port
-from bench.bench_speed import platform
 from bench.load import Load, Request, measure
 from bench.peers.pictures import is_label
+from bench.stage import free_port, platform
 from wisp.cores import usable_cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]

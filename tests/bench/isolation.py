@@ -5,56 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from bench.bench_hello import ACME, Bench, link
 from bench.floor import bare_c_api, public_api
 from bench.report import Result
+from bench.sandboxed import ACME, Bench, link, request_head
 from sandbox.programs import PROBE
-from wisp.sandbox.capi import Engine
-from wisp.wire.exchange import encode_request_head
-from wisp.wire.invocations import FunctionLink
-from wisp.wire.outcome import Outcome
-from wisp.wire.segments import create_frozen
 
 PLAIN = ACME.parent / "globex" / "hello"
 """A handler that imports what Rust's library always does, and calls none of it."""
 GREETING = ACME / "hello"
 """One that reads its environment."""
 ENVIRONMENT = {"GREETING": "hello"}
-NS = 1_000_000_000
 
 
-def request(wasm: bytes, function: FunctionLink, path: bytes = b"/") -> Callable[[], object]:
-    """As a sandbox runs it, from the decoded frame to the ending."""
-    bench = Bench()
-    bench.modules.add(function.module, create_frozen("code", [Engine().compile(wasm)]))
-    bench.modules.link(function)
-    found, prepared = bench.modules.function(function.handle)
-    files = bench.modules.files(function.handle)
-    head = request_head(path)
-
-    def once() -> object:
-        ending, _ = bench.runner.run(
-            number=1, function=found, prepared=prepared, deadline_ns=time.monotonic_ns() + NS, head=head, body=b"",
-            line=None, answer=bench.answer.view, files=files, request_id=b"r-1",
-        )  # fmt: skip
-        assert ending.outcome is Outcome.OK, ending
-        return ending
-
-    return once
-
-
-def handler_request(wasm: bytes) -> Callable[[], object]:
-    return request(wasm, replace(link("hello"), environment=tuple(ENVIRONMENT.items())))
+def handler_request(folder: Path) -> Callable[[], object]:
+    return Bench().prepared(folder, replace(link("hello"), environment=tuple(ENVIRONMENT.items())))
 
 
 def command_request() -> Callable[[], object]:
     """Rust's standard library: reads the environment, prints a head and a body."""
-    return request(PROBE.read_bytes(), replace(link("hello"), abi="command", entrypoint="_start"), b"/env")
-
-
-def request_head(path: bytes = b"/") -> bytes:
-    return encode_request_head(b"POST", path, b"name=ada", ((b"host", b"localhost"),))
+    return Bench().prepared(PROBE, replace(link("hello"), abi="command", entrypoint="_start"), path=b"/env")
 
 
 def best_us(runs: dict[str, Callable[[], object]], *, rounds: int, calls: int) -> dict[str, float]:
@@ -75,9 +46,9 @@ def measure(quick: bool) -> list[Result]:
     costs = best_us(
         {
             "floor": bare_c_api(plain, head),
-            "handler": handler_request(plain),
+            "handler": handler_request(PLAIN),
             "command": command_request(),
-            "greeting": handler_request(greeting),
+            "greeting": handler_request(GREETING),
             "public_api": public_api(greeting, head, ENVIRONMENT),
         },
         rounds=4 if quick else 25,

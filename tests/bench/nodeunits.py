@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.bench_speed import HELLO, Tenants, platform
 from bench.load import Request, measure
 from bench.redisunits import ROUNDS, line_of
 from bench.report import Result
+from bench.stage import HELLO, Tenants, platform
 from bench.wasmfiles import module_of
 from platforms import OPERATOR_KEY, REPOSITORY, Tenancy, wide_policies
 from served import rss_bytes
