@@ -17,6 +17,7 @@ from wisp.wire.invocations import (
     RESULT_HEAD,
     FunctionLink,
     ModelLink,
+    bytes_in_segment,
     decode_result,
     encode_result,
 )
@@ -62,9 +63,13 @@ def test_a_result_survives_the_round_trip_inline(invocation: int, ending: Ending
 
 @given(st.integers(0, 2**64 - 1), endings, st.binary(max_size=20))
 def test_a_result_survives_the_round_trip_by_segment(invocation: int, ending: Ending, rest: bytes) -> None:
-    answer = memoryview(ending.response + ending.logs + ending.lines + rest)
+    answer = memoryview(b"".join((ending.response, ending.logs, ending.lines, rest)))
     payload = encode_result(invocation, ending, len(ending.response))
     assert decode_result(payload, answer) == (invocation, ending)
+    used = len(ending.response) + len(ending.logs) + len(ending.lines)
+    assert bytes_in_segment(payload, used) == (invocation, used)
+    with pytest.raises(InvalidFrame):
+        bytes_in_segment(payload, used - 1)
     assert len(payload) <= RESULT_HEAD.size + MAX_DETAIL_BYTES
 
 

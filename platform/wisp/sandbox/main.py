@@ -38,6 +38,8 @@ from wisp.wire.outcome import Ending
 from wisp.wire.segments import Segment
 from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
+MANY_TENSOR_BYTES = 4 * 1024 * 1024
+
 
 class Sandbox:
     """Owns everything of the process but its channel."""
@@ -140,13 +142,16 @@ class Sandbox:
             if frame.fds:
                 request_id = frame.payload[start + head_bytes :]
                 with Segment(frame.fds[0], writable=False) as segment, segment.view[:body_bytes] as body:
-                    self.run(number, function, prepared, deadline_ns, head, body, request_id, probe=probe)
+                    ended = self.run(number, function, prepared, deadline_ns, head, body, request_id, probe=probe)
             else:
                 end = start + head_bytes + body_bytes
-                body_inline, request_id = frame.payload[start + head_bytes : end], frame.payload[end:]
-                self.run(number, function, prepared, deadline_ns, head, body_inline, request_id, probe=probe)
+                inline, request_id = frame.payload[start + head_bytes : end], frame.payload[end:]
+                ended = self.run(number, function, prepared, deadline_ns, head, inline, request_id, probe=probe)
         except MissingExport as error:
             self.fail(number, str(error))
+            return
+        self.give_back_tensors(ended[0].receipt.tensor_bytes)
+        self.send_result(number, *ended)
 
     def run(
         self,
@@ -159,8 +164,8 @@ class Sandbox:
         request_id: bytes,
         *,
         probe: bool,
-    ) -> None:
-        ending, in_segment = self.runner.run(
+    ) -> tuple[Ending, int]:
+        return self.runner.run(
             number=number,
             function=function,
             prepared=prepared,
@@ -176,7 +181,14 @@ class Sandbox:
             outbound=self.outbound,
             habit=self.modules.habit(function.handle),
         )
-        self.send_result(number, ending, in_segment)
+
+    def give_back_tensors(self, used_bytes: int) -> None:
+        """In the time of whoever used them. The router sees to it that the next tenant finds none in any case, which
+        stops everybody for as long as there is much to give back."""
+        if used_bytes > MANY_TENSOR_BYTES:
+            for line in (self.line, self.own_line):
+                if line is not None:
+                    line.give_back()
 
     def send_result(self, number: int, ending: Ending, in_segment: int) -> None:
         logs = ending.logs + ending.lines

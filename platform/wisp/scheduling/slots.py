@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from wisp.errors import ChildLost, InvalidFrame
 from wisp.names import Digest
+from wisp.scheduling.answers import SLICE_BYTES, take_out
 from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.hosts import InferenceHost
@@ -37,6 +38,7 @@ from wisp.wire.invocations import (
     THREAD,
     FunctionLink,
     Kind,
+    bytes_in_segment,
     decode_result,
 )
 from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
@@ -74,6 +76,8 @@ class Sandbox:
         """What may lie in it of the invocation that runs."""
         self._fetching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._taking: asyncio.Task[None] | None = None
+        """A large answer's way out of the segment."""
         self._child: Child | None = None
         self._modules: OrderedDict[str, dict[int, BundleSegment | None]] = OrderedDict()
         """Linked handles by module, each with the content of the host's directories that it was linked with."""
@@ -215,15 +219,17 @@ class Sandbox:
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.RESULT:
-            number, ending = decode_result(frame.payload, self._answer.view)
-            if self._running is None or number != self._number:
+            number, used = bytes_in_segment(frame.payload, self._answer.size_bytes)
+            if self._running is None or number != self._number or self._taking is not None:
                 raise InvalidFrame(f"a result for invocation {number}, which is not running")
-            if (used := len(ending.response) + len(ending.logs)) > INLINE_BYTES:
+            if used > SLICE_BYTES:
+                self._taking = asyncio.get_running_loop().create_task(self._take_out(frame.payload, used))
+                self._taking.add_done_callback(self._note_taken)
+                return
+            _, ending = decode_result(frame.payload, self._answer.view)
+            if used > INLINE_BYTES:
                 self._answer.clear(used)
-            if ending.outcome is Outcome.INFERENCE_TIMEOUT:
-                self.detach()
-            assert self._job is not None
-            self._finish(ending.measured(self._measure.end(ending.receipt, self._job.link)))
+            self._conclude(ending)
         elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH, Kind.REMOTE):
             self._start_fetching(frame.kind, frame.payload)
         elif frame.kind == Kind.FAILED:
@@ -240,6 +246,28 @@ class Sandbox:
             self._pool.note_ready(self, fingerprint)
         else:
             raise InvalidFrame(f"frame kind {frame.kind} from a sandbox")
+
+    async def _take_out(self, payload: bytes, used_bytes: int) -> None:
+        """The guest has ended; its slot is free once its answer is out of it."""
+        if self._overrun is not None:
+            self._overrun.cancel()
+        content = await take_out(self._answer, used_bytes)
+        _, ending = decode_result(payload, content, taken_out=True)
+        self._taking = None
+        self._conclude(ending)
+
+    def _note_taken(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            if not isinstance(error, InvalidFrame):
+                log.error("an answer was not taken out of its segment, by a defect", exc_info=error)
+            self.kill(f"its answer could not be taken: {error}")
+
+    def _conclude(self, ending: Ending) -> None:
+        if ending.outcome is Outcome.INFERENCE_TIMEOUT:
+            self.detach()
+        assert self._job is not None
+        self._finish(ending.measured(self._measure.end(ending.receipt, self._job.link)))
 
     def _start_fetching(self, kind: int, payload: bytes) -> None:
         """The guest waits meanwhile, so there is one at a time. Raises `InvalidFrame`."""
@@ -317,6 +345,9 @@ class Sandbox:
 
     def _lose(self, message: str) -> None:
         """Ends what runs, if something does, without a word from its process."""
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
         if self._job is not None:
             self._finish(Lost(message, self._measure.end(Receipt(), self._job.link)))
         else:
@@ -387,7 +418,7 @@ class Sandbox:
             asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
 
     def _kill_abandoned(self, number: int) -> None:
-        if self._running is not None and self._number == number:
+        if self._running is not None and self._number == number and self._taking is None:
             self.kill("its caller went away")
 
     def kill(self, reason: str) -> None:

@@ -193,8 +193,21 @@ def encode_result(invocation: int, ending: Ending, in_segment: int | None = None
     return b"".join((head, detail, ending.response, ending.logs, ending.lines))
 
 
-def decode_result(payload: bytes, answer: memoryview) -> tuple[int, Ending]:
+def bytes_in_segment(payload: bytes, answer_bytes: int) -> tuple[int, int]:
+    """(invocation, bytes of its response and logs that lie in the answer segment). Raises `InvalidFrame`."""
+    try:
+        number, _, in_segment, _, log_bytes, response_bytes, *_ = RESULT_HEAD.unpack_from(payload)
+    except struct.error as error:
+        raise InvalidFrame("a result that is none") from error
+    used = response_bytes + log_bytes if in_segment else 0
+    if used > answer_bytes:
+        raise InvalidFrame("a result whose response passes its end")
+    return number, used
+
+
+def decode_result(payload: bytes, answer: memoryview, *, taken_out: bool = False) -> tuple[int, Ending]:
     """(invocation, ending). The sandbox is hostile here: each length and number is checked, the detail made printable.
+    `taken_out`: the answer is the router's own, so that the response may go on lying there.
 
     Raises `InvalidFrame`.
     """

@@ -90,7 +90,7 @@ class Ending(NamedTuple):
 
     outcome: Outcome
     receipt: Receipt
-    response: bytes
+    response: bytes | memoryview
     logs: bytes
     detail: str
     lines: bytes = b""

@@ -70,10 +70,11 @@ def require_seals(fd: int, seals: int) -> int:
     return size_bytes
 
 
-def clear(fd: int, used_bytes: int) -> None:
-    """Gives the pages of the first `used_bytes` back to the kernel: they read as zero from now on, in every process."""
+def clear(fd: int, used_bytes: int, start: int = 0) -> None:
+    """Gives the pages of `used_bytes` from `start` on, where a page begins, back to the kernel: they read as zero from
+    now on, in every process."""
     length = (used_bytes + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
-    if length > 0 and _fallocate(fd, PUNCH_HOLE_KEEP_SIZE, 0, length) != 0:
+    if length > 0 and _fallocate(fd, PUNCH_HOLE_KEEP_SIZE, start, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -98,9 +99,9 @@ class Segment:
     def create(cls, name: str, size_bytes: int) -> Self:
         return cls(create_fixed(name, size_bytes))
 
-    def clear(self, used_bytes: int) -> None:
+    def clear(self, used_bytes: int, start: int = 0) -> None:
         """See `clear`; the mapping stays."""
-        clear(self.fd, min(used_bytes, self.size_bytes))
+        clear(self.fd, min(used_bytes, self.size_bytes - start), start)
 
     def close(self) -> None:
         if self.fd >= 0:
