@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wisp.answers import Answer
 from wisp.deployment import Deployed
-from wisp.dispatch import Answer, Call, Target
+from wisp.dispatch import Call
 from wisp.names import TenantName, parse_class, parse_function, parse_model, parse_tenant, request_id
 from wisp.node import Node
 from wisp.registry.records import Role
+from wisp.resolution import Target
 from wisp.wire.exchange import Headers
 from wisp.wire.outcome import Outcome, Receipt
 

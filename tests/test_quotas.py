@@ -326,10 +326,9 @@ async def test_after_a_suspension_nothing_is_answered_while_a_version_is_being_p
 
 async def test_what_has_just_ended_well_is_not_answered_once_it_is_suspended(registry: Registry) -> None:
     suspensions = Suspensions(registry)
-    with pytest.raises(Suspended):
-        async with suspensions.under_way(ACME, HELLO):
-            suspensions.stop(ACME, None)
-    async with suspensions.under_way(ACME, HELLO):
+    with pytest.raises(Suspended), suspensions.under_way(ACME, HELLO):
+        suspensions.stop(ACME, None)
+    with suspensions.under_way(ACME, HELLO):
         suspensions.stop(ACME, parse_function("other"))
 
 

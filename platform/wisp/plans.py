@@ -66,18 +66,14 @@ class Plan:
     outbound: Terms
     remotes: tuple[RemoteModel | None, ...]
     """By their numbers in the binding; empty where no model is elsewhere."""
+    weight: int
+    """The tenant's share beside others that wait."""
+    needs_own: bool
+    """Whether a guest may need the tenant's own inference host."""
+    brings_own: bool
+    """Whether what its guests bring is opened in the tenant's own host; it never is beside a GPU."""
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
-
-    @property
-    def needs_own(self) -> bool:
-        """Whether a guest may need the tenant's own inference host."""
-        return bool(self.own_models) or self.brings_own
-
-    @property
-    def brings_own(self) -> bool:
-        """Whether what its guests bring is opened in the tenant's own host; it never is beside a GPU."""
-        return self.grants.inline_models and (self.gpu or not self.trusted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +306,9 @@ class Plans:
             trusted=tenant_class.trusted_models,
             gpu=self._gpu,
         )
+        gpu = any(model.target == Target.GPU for model in link.models)
+        own_models = _digests(link, binding, own=True)
+        brings_own = grants.inline_models and (gpu or not tenant_class.trusted_models)
         return Plan(
             entry=entry,
             record=version,
@@ -322,9 +321,9 @@ class Plans:
             link=link,
             binding=binding,
             models=_digests(link, binding, own=False),
-            own_models=_digests(link, binding, own=True),
+            own_models=own_models,
             trusted=tenant_class.trusted_models,
-            gpu=any(model.target == Target.GPU for model in link.models),
+            gpu=gpu,
             bundle=bundle_of(version.bundle, grants),
             hosts=host_mounts_of(grants, ceilings.ceiling),
             outbound=Terms(
@@ -334,6 +333,9 @@ class Plans:
                 max_requests=grants.outbound_requests,
             ),
             remotes=_remotes(link, version),
+            weight=tenant_class.weight,
+            needs_own=bool(own_models) or brings_own,
+            brings_own=brings_own,
             guarded=_guarded(entry, version),
         )
 

@@ -26,37 +26,50 @@ Name = tuple[TenantName, FunctionName]
 
 
 class UnderWay:
-    """`async with`: one request. Raises `Suspended` at its end if it was stopped."""
+    """`with`, in the task of one request. Raises `Suspended` at its end if it was stopped."""
 
-    __slots__ = ("_among", "_name", "_stop", "_stopped")
+    __slots__ = ("_among", "_cancelled", "_cancelling", "_name", "_soon", "_task")
 
     def __init__(self, among: dict[Name, set[UnderWay]], name: Name) -> None:
         self._among = among
         self._name = name
-        self._stop = asyncio.timeout(None)
-        self._stopped = False
+        self._soon: asyncio.Handle | None = None
+        """There once it was stopped."""
+        self._cancelled = False
 
-    async def __aenter__(self) -> None:
-        await self._stop.__aenter__()
-        self._among.setdefault(self._name, set()).add(self)
+    def __enter__(self) -> None:
+        task = asyncio.current_task()  # there is one: a coroutine runs
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        others = self._among.get(self._name)
+        if others is None:
+            self._among[self._name] = {self}
+        else:
+            others.add(self)
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         others = self._among[self._name]
         others.discard(self)
         if not others:
             del self._among[self._name]
-        try:
-            await self._stop.__aexit__(kind, error, trace)
-        except TimeoutError:
+        if self._soon is None:
+            return
+        self._soon.cancel()
+        # As `asyncio.timeout` has it: who else cancelled the task meanwhile is not kept from it.
+        if self._cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise _stopped() from None
-        if self._stopped and kind is None:
+        if kind is None:
             raise _stopped()
 
     def stop(self) -> None:
-        self._stopped = True
-        self._stop.reschedule(asyncio.get_running_loop().time())
+        if self._soon is None:  # not at once: it may be this very task that found out
+            self._soon = asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        self._task.cancel()
 
 
 def _stopped() -> Suspended:

@@ -53,13 +53,13 @@ class Caller:
 
 def bearer(values: Iterable[bytes]) -> str | None:
     """The secret of the one `Authorization` header; None without one, with several, or in another scheme."""
-    secret: str | None = None
-    for count, value in enumerate(values):
-        text = value.decode("latin-1")
-        if count or text[: len(SCHEME)].lower() != SCHEME:
-            return None
-        secret = text[len(SCHEME) :].strip()
-    return secret or None
+    offered = tuple(values)
+    if len(offered) != 1:
+        return None
+    text = offered[0].decode("latin-1")
+    if text[: len(SCHEME)].lower() != SCHEME:
+        return None
+    return text[len(SCHEME) :].strip() or None
 
 
 async def authenticate(node: Node, secret: str | None) -> Caller:

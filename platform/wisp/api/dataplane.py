@@ -10,20 +10,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Receive, Scope, Send
 
 from wisp.accesslog import NOTHING
+from wisp.answers import Answer
 from wisp.api import problems
 from wisp.api.authentication import bearer
 from wisp.api.bodies import ClientGone, content_length, refuse_longer
 from wisp.api.problems import Problem, RawHeaders, problem_of, problem_of_outcome
-from wisp.dispatch import Answer, Call, Target
+from wisp.dispatch import Call
 from wisp.errors import FunctionNotFound, InvalidName, InvalidRequest, RequestTimeout, WispError
 from wisp.names import FunctionName, RequestId, TenantName, parse_function, parse_tenant, request_id
+from wisp.resolution import Target
 from wisp.scheduling.bodies import RequestBody
 from wisp.telemetry import Metrics
 from wisp.wire.exchange import MAX_HEADERS
@@ -57,15 +59,18 @@ HOP_BY_HOP: Final = frozenset(
 )
 """RFC 9110 §7.6.1, and what older clients send."""
 NOT_FOR_GUESTS: Final = HOP_BY_HOP | {b"authorization"}
+SPECIAL: Final = NOT_FOR_GUESTS | {b"content-length", b"x-request-id"}
+"""What the platform looks at, beside its own."""
 NOT_FROM_GUESTS: Final = HOP_BY_HOP | {b"content-length", b"date", b"server", b"server-timing"}
 OWN: Final = b"wisp-"
 PIN: Final = b"wisp-version"
+MEMORABLE_BYTES: Final = 128
+"""Of a path that is remembered with what it names."""
 BODILESS: Final = frozenset({204, 205, 304})
 OUTCOME_HEADERS: Final = {outcome: (b"wisp-outcome", outcome.value.encode()) for outcome in CODES}
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What the platform reads of a request's headers, and what is left of them for the guest."""
 
     headers: tuple[tuple[bytes, bytes], ...]
@@ -88,16 +93,18 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     pins: list[bytes] = []
     for pair in raw:
         name, value = pair
-        if name == b"authorization":
+        if name not in SPECIAL and not name.startswith(OWN):
+            kept.append(pair)
+        elif name == b"authorization":
             authorizations.append(value)
+        elif name == b"content-length":
+            kept.append(pair)
+            lengths.append(value)
+        elif name == b"x-request-id":
+            kept.append(pair)
+            offered = value.decode("latin-1")
         elif name == b"connection":
             nominated = (nominated or set()) | {token.strip().lower() for token in value.split(b",")}
-        elif name not in NOT_FOR_GUESTS and not name.startswith(OWN):
-            kept.append(pair)
-            if name == b"content-length":
-                lengths.append(value)
-            elif name == b"x-request-id":
-                offered = value.decode("latin-1")
         elif name == b"transfer-encoding":
             coded = True
         elif name == PIN:
@@ -105,12 +112,12 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     if nominated:
         kept = [pair for pair in kept if pair[0] not in nominated or pair[0] == b"content-length"]
     return Head(
-        headers=tuple(kept),
-        secret=bearer(authorizations) if authorizations else None,
-        length=content_length(lengths) if lengths else None,
-        bodiless=not lengths and not coded,
-        request_id=request_id(offered),
-        pin=_pinned(pins) if pins else None,
+        tuple(kept),
+        bearer(authorizations) if authorizations else None,
+        content_length(lengths) if lengths else None,
+        not lengths and not coded,
+        request_id(offered),
+        _pinned(pins) if pins else None,
     )
 
 
@@ -122,12 +129,19 @@ def _pinned(values: list[bytes]) -> int:
 
 def split_path(raw_path: bytes) -> tuple[TenantName, FunctionName, bytes]:
     """Tenant, function, and the path below it as it came. Raises `FunctionNotFound` for what is out of grammar."""
+    return _split_known(raw_path) if len(raw_path) <= MEMORABLE_BYTES else _split(raw_path)
+
+
+def _split(raw_path: bytes) -> tuple[TenantName, FunctionName, bytes]:
     tenant, _, rest = raw_path[len(PREFIX) :].partition(b"/")
     function, slash, below = rest.partition(b"/")
     try:
         return parse_tenant(_decoded(tenant)), parse_function(_decoded(function)), slash + below or b"/"
     except InvalidName:
         raise FunctionNotFound("there is no such function") from None
+
+
+_split_known = lru_cache(maxsize=4096)(_split)
 
 
 def _decoded(segment: bytes) -> str:
@@ -161,7 +175,7 @@ def receipt_headers(outcome: Outcome, version: int, receipt: Receipt, request: R
 
 def guest_headers(headers: Sequence[tuple[bytes, bytes]]) -> RawHeaders:
     """A guest's response headers, without those that are the connection's or the platform's."""
-    kept = [pair for pair in headers if pair[0] not in NOT_FROM_GUESTS and not pair[0].startswith(OWN)]
+    kept = [pair for pair in headers if not (pair[0] in NOT_FROM_GUESTS or pair[0].startswith(OWN))]
     if len(kept) != len(headers):
         nominated = {
             token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
@@ -227,15 +241,15 @@ class DataPlane:
     async def _run(self, scope: Scope, request: Incoming, head: Head, target: Target, below: bytes) -> Answer:
         if len(head.headers) > MAX_HEADERS:
             raise InvalidRequest(f"a request may have {MAX_HEADERS} headers", limit=MAX_HEADERS, used=len(head.headers))
-        refuse_longer(head.length, target.grants.request_body_bytes, "the body")
+        refuse_longer(head.length, target.plan.grants.request_body_bytes, "the body")
         call = Call(
-            tenant=target.tenant,
-            function=target.function,
-            method=scope["method"].encode("latin-1"),
-            path=below,
-            query=scope["query_string"],
-            headers=head.headers,
-            request_id=head.request_id,
+            target.tenant,
+            target.function,
+            scope["method"].encode("latin-1"),
+            below,
+            scope["query_string"],
+            head.headers,
+            head.request_id,
         )
         body = self.dispatcher.open_body(target)
         try:
@@ -335,9 +349,10 @@ class Watch:
     def __init__(self, request: Incoming) -> None:
         self.saw_it_go = False
         self._request = request
-        self._caller = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        self._caller = asyncio.current_task(loop)
         self._watching: asyncio.Task[None] | None = None
-        self._later = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        self._later = loop.call_later(WATCH_AFTER_S, self._begin)
 
     def _begin(self) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._watch())

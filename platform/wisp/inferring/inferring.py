@@ -149,7 +149,7 @@ class Inferring:
             self._hosted.refuse_larger(inputs)
         tenant, timeout_ns = access.tenant.name, access.timeout_ns(request.timeout_us)
         quota = access.tenant_class.quota
-        async with self._suspensions.under_way(tenant, INFERENCE):
+        with self._suspensions.under_way(tenant, INFERENCE):
             found = await self._snapshot.tenant(tenant)
             if found is None or found.suspended:  # while the body was read
                 raise Suspended(f"tenant {tenant} is suspended")

@@ -33,6 +33,8 @@ class Memory(Generic[K, V]):
         self.clock = clock
         self.found: OrderedDict[K, V] = OrderedDict()
         self.absent: OrderedDict[K, float] = OrderedDict()
+        self.changes = 0
+        """Counts whatever `peek` may answer otherwise for, but for misses that are too old."""
 
     def peek(self, key: K) -> V | Literal[Unknown.UNKNOWN] | None:
         """The value, None where it is known to be missing, or `UNKNOWN`."""
@@ -60,6 +62,7 @@ class Memory(Generic[K, V]):
                 self.absent.popitem(last=False)
 
     def forget(self, key: K) -> None:
+        self.changes += 1
         self.found.pop(key, None)
         self.absent.pop(key, None)
 
@@ -68,5 +71,6 @@ class Memory(Generic[K, V]):
             self.forget(key)
 
     def clear(self) -> None:
+        self.changes += 1
         self.found.clear()
         self.absent.clear()

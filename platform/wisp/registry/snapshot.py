@@ -13,10 +13,10 @@ from typing import Final, Literal, TypeVar
 
 from wisp.errors import RegistryUnavailable
 from wisp.names import FunctionName, KeyId, TenantName
-from wisp.registry.credentials import parse_secret, secret_sha256
+from wisp.registry.credentials import MAX_SECRET_CHARS, parse_secret, secret_sha256
 from wisp.registry.kept import Kept
 from wisp.registry.keys import version_field
-from wisp.registry.memory import Memory, Unknown
+from wisp.registry.memory import UNKNOWN, Memory, Unknown
 from wisp.registry.reach import Reach
 from wisp.registry.records import Entry, Key, Tenant
 from wisp.registry.registry import Registry
@@ -87,6 +87,13 @@ class Snapshot:
         if claimed is None:
             return None
         return self.keys.memory.peek(Named(claimed[0], secret_sha256(secret)))
+
+    def known_key(self, tenant: TenantName, secret: str) -> Key | None:
+        """This tenant's, from memory alone; None: it takes `peek_key` to say more."""
+        if len(secret) > MAX_SECRET_CHARS:
+            return None
+        known = self.keys.memory.peek(Named(tenant, secret_sha256(secret)))
+        return None if known is UNKNOWN else known
 
     async def key(self, secret: str) -> Key | None:
         claimed = parse_secret(secret)

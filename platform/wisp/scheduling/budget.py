@@ -23,6 +23,8 @@ class ByteBudget:
     def take(self, count: int, owner: str = "") -> None:
         """Raises `Overloaded` and takes nothing if that many bytes are not left, `TooManyInflight` if they would be
         more than the owner's share. The platform itself, who is nobody, has no share."""
+        if not count:
+            return
         if self.used_bytes + count > self.limit_bytes:
             raise Overloaded(
                 "the bodies in flight on this node fill its memory; try again",
@@ -37,6 +39,8 @@ class ByteBudget:
         self.used_bytes += count
 
     def give_back(self, count: int, owner: str = "") -> None:
+        if not count:
+            return
         assert count <= self.used_bytes
         self.used_bytes -= count
         if owner:
