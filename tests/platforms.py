@@ -96,7 +96,7 @@ class Tenancy:
         return await self.deploy(function, (folder / "module.wasm").read_bytes(), (folder / "policy.yaml").read_bytes())
 
     async def push_model(self, name: str, file: Path) -> None:
-        await self.node.deployer.push_model(tenant=self.name, model=parse_model(name), file=file)
+        await self.node.model_uploads.push(tenant=self.name, model=parse_model(name), file=file)
 
     async def target(self, function: str) -> Target:
         return await self.node.dispatcher.resolve(self.name, parse_function(function), self.secret)

@@ -12,6 +12,7 @@ from sandbox.pair import Talk, floats
 from test_inline import CEILING
 from test_nn import entries, play, puppet_of_a_node
 from wisp import node as node_module
+from wisp import pools
 from wisp.errors import ExceedsCeiling, InvalidModel, InvalidSettings, ModelLoading
 from wisp.inference.providers import CPU, CUDA, order_of, providers_of
 from wisp.names import Digest, parse_model
@@ -38,7 +39,7 @@ async def tenancy(node: Node, *models: str) -> Tenancy:
     await allow_gpus(node)
     acme = await Tenancy.create(node, "acme", "standard")
     for name in models:
-        await node.deployer.push_model(tenant=None, model=parse_model(name), file=OPERATOR_MODEL)
+        await node.model_uploads.push(tenant=None, model=parse_model(name), file=OPERATOR_MODEL)
     return acme
 
 
@@ -89,7 +90,7 @@ async def test_a_session_that_the_gpu_does_not_take_is_not_opened_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node is told that there is a GPU, and its host process knows better."""
-    monkeypatch.setattr(node_module, "has_gpu", lambda _: True)
+    monkeypatch.setattr(pools, "has_gpu", lambda _: True)
     async with Node(settings(tmp_path, "require")) as node:
         acme = await tenancy(node, "m")
         await acme.deploy("puppet", puppet_of_a_node(), entries("m", bounds=", target: any"))
@@ -101,7 +102,7 @@ async def test_what_runs_on_the_gpu_goes_to_the_host_that_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the device: that host opens the session on the CPU here."""
-    monkeypatch.setattr(node_module, "has_gpu", lambda _: True)
+    monkeypatch.setattr(pools, "has_gpu", lambda _: True)
     monkeypatch.setattr(node_module, "model_of", lambda digest: (Digest(digest.removesuffix(GPU_SUFFIX)), False))
     async with Node(settings(tmp_path, "require")) as node:
         acme = await tenancy(node, "m")

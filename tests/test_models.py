@@ -23,7 +23,7 @@ async def push(node: Node, data: bytes, name: str = "model") -> Model:
     with tempfile.NamedTemporaryFile(dir=node.staging) as file:
         file.write(data)
         file.flush()
-        model, _ = await node.deployer.push_model(tenant=None, model=parse_model(name), file=Path(file.name))
+        model, _ = await node.model_uploads.push(tenant=None, model=parse_model(name), file=Path(file.name))
     return model
 
 

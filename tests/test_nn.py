@@ -215,7 +215,7 @@ async def test_a_model_that_fails_is_an_errno_and_serves_on(acme: Tenancy) -> No
 
 async def test_one_session_of_a_shared_model_serves_all_tenants(node: Node, acme: Tenancy, globex: Tenancy) -> None:
     """Without its file no second session could be made."""
-    model, _ = await node.deployer.push_model(
+    model, _ = await node.model_uploads.push(
         tenant=None, model=parse_model("batch-rows"), file=TINY_MODELS / "batch_rows.onnx"
     )
     for tenant in (acme, globex):

@@ -18,7 +18,7 @@ import pytest
 from modelserver import METADATA, SPEC, VALUES, Peer, listening
 from platforms import HANDLER_POLICY, OPERATOR_KEY, REPOSITORY, TINY_MODELS, Reply, Tenancy
 from wisp.api.app import create_app
-from wisp.egress.remote import parse_source
+from wisp.egress.remotemodels import parse_source
 from wisp.errors import InvalidModel
 from wisp.names import parse_function, parse_model
 from wisp.node import Node
@@ -37,7 +37,7 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 async def deploy(node: Node, acme: Tenancy, source: str, *, timeout: str = "8s", bounds: str = "") -> None:
-    model, created = await node.deployer.register_source(model=parse_model("far"), source=source)
+    model, created = await node.model_uploads.register(model=parse_model("far"), source=source)
     assert created
     assert model.source == source
     policy = f"limits: {{timeout: {timeout}}}\nmodels:\n- {{name: far, model: far@1{bounds}}}\n"
@@ -146,7 +146,7 @@ async def test_a_caller_that_leaves_takes_the_inference_with_it(node: Node, acme
 async def test_metadata_that_is_none_is_refused(node: Node, peer: Peer, metadata: object) -> None:
     peer.metadata = metadata
     with pytest.raises(InvalidModel):
-        await node.deployer.register_source(model=parse_model("far"), source=peer.source)
+        await node.model_uploads.register(model=parse_model("far"), source=peer.source)
 
 
 @pytest.mark.parametrize(

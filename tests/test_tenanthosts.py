@@ -35,7 +35,7 @@ def host_of(node: Node, tenant: Tenancy) -> InferenceHost:
 
 async def share(node: Node, name: str) -> None:
     file = TINY_MODELS / f"{name}.onnx"
-    await node.deployer.push_model(tenant=None, model=parse_model(name.replace("_", "-")), file=file)
+    await node.model_uploads.push(tenant=None, model=parse_model(name.replace("_", "-")), file=file)
 
 
 async def test_each_tenants_models_are_in_a_process_of_their_own(node: Node, acme: Tenancy, globex: Tenancy) -> None:

@@ -14,31 +14,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisp.bearers import Bearers
-from wisp.bundles import BundleStore, bundle_of, check_paths, unseen
-from wisp.code import CodeStore, compile_limits
-from wisp.egress.remote import Remotes, parse_source
-from wisp.errors import (
-    Conflict,
-    ExceedsCeiling,
-    Fault,
-    InvalidModule,
-    InvalidPolicy,
-    NotFound,
-    PreconditionFailed,
-)
-from wisp.hostmounts import HostStore, host_mounts_of
-from wisp.inspection import facts_of
-from wisp.models import ModelStore
-from wisp.names import Digest, FunctionName, ModelName, TenantName
-from wisp.placement import unplaced
-from wisp.plans import make_links
+from wisp.bundles import check_paths
+from wisp.errors import Conflict, ExceedsCeiling, Fault, InvalidPolicy, NotFound, PreconditionFailed
+from wisp.names import Digest, FunctionName, TenantName
 from wisp.policy.admission import admit
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.facts import ModuleFacts
@@ -48,17 +31,15 @@ from wisp.policy.offer import unavailable
 from wisp.policy.parse import parse_policy
 from wisp.policy.quantity import print_size
 from wisp.policy.schema import Policy, Quota
+from wisp.registry.blobs import digest_of
 from wisp.registry.blobstore import BlobStore
 from wisp.registry.expectations import ANY, Expected
-from wisp.registry.records import BundleFile, Draft, Function, Model, ModelPin, Tenant, Version
+from wisp.registry.records import BundleFile, Draft, Function, ModelPin, Tenant, Version
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
-from wisp.scheduling.jobs import Job
-from wisp.scheduling.sandboxes import Sandboxes
-from wisp.wire.outcome import Outcome
+from wisp.trials import Trials, refuse
 
-TRIAL_QUEUE_S = 10.0
 POLICY_ATTEMPTS = 3
 
 
@@ -83,30 +64,16 @@ class Deployer:
         registry: Registry,
         snapshot: Snapshot,
         blobs: BlobStore,
-        code: CodeStore,
-        bundles: BundleStore,
-        hostfiles: HostStore,
-        models: ModelStore,
-        remotes: Remotes,
-        bearers: Bearers,
-        sandboxes: Sandboxes,
+        trials: Trials,
         ceilings: Callable[[], Ceilings],
         secrets: Secrets,
-        gpu: bool = False,
     ) -> None:
         self._ceilings = ceilings
-        self._gpu = gpu
         self._registry = registry
         self._secrets = secrets
         self._snapshot = snapshot
         self._blobs = blobs
-        self._code = code
-        self._bundles = bundles
-        self._hostfiles = hostfiles
-        self._models = models
-        self._remotes = remotes
-        self._bearers = bearers
-        self._sandboxes = sandboxes
+        self._trials = trials
 
     @property
     def ceilings(self) -> Ceilings:
@@ -134,7 +101,7 @@ class Deployer:
         sizes = await asyncio.to_thread(_sizes_of, module, *(path for _, path in bundle))
         await self._registry.storage.check(tenant, self._quota_of(owner), sizes)
         digest = sizes[0][0]
-        facts = await self._judge_module(tenant, module, digest, grants)
+        facts = await self._trials.judge_module(tenant, module, digest, grants)
         await self._blobs.put_file(module)
         files = tuple(
             [
@@ -142,7 +109,7 @@ class Deployer:
                 for name, path in sorted(bundle)
             ]
         )
-        warnings = await self._try(owner.name, function, digest, grants, pins, files, secrets)
+        warnings = await self._trials.run(owner.name, function, digest, grants, pins, files, secrets)
         draft = _draft(
             module=digest,
             module_bytes=facts.size_bytes,
@@ -185,8 +152,8 @@ class Deployer:
         for digest in {former.module, *(file.digest for file in former.bundle)}:
             await self._blobs.renew(digest)  # the former version may be deleted before the new one is recorded
         facts = ModuleFacts.from_json(json.loads(former.facts_json))
-        _refuse(admit(facts, grants))
-        warnings = await self._try(owner.name, function, former.module, grants, pins, former.bundle, secrets)
+        refuse(admit(facts, grants))
+        warnings = await self._trials.run(owner.name, function, former.module, grants, pins, former.bundle, secrets)
         draft = _draft(
             module=former.module,
             module_bytes=former.module_bytes,
@@ -202,70 +169,8 @@ class Deployer:
             owner, function, draft, grants, activate=True, message="", expected=(str(existing.revision),)
         )
 
-    async def push_model(
-        self, *, tenant: TenantName | None, model: ModelName, file: Path, expected: Expected = None
-    ) -> tuple[Model, bool]:
-        """(the record, whether it is new). Without a tenant it is the operator's, shared. Raises `InvalidModel`, and
-        `PreconditionFailed` where the latest version has none of the expected digests."""
-        quota = None
-        if tenant is not None:
-            owner = await self._registry.tenants.get(tenant)
-            quota = self._quota_of(owner)
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size_bytes = os.fstat(fd).st_size
-            digest = await asyncio.to_thread(_digest_of, file)
-            if tenant is not None and quota is not None:
-                await self._registry.storage.check(tenant, quota, ((digest, size_bytes),))
-            facts = await self._models.admit(tenant, digest, fd)
-        finally:
-            os.close(fd)
-        digest = await self._blobs.put_file(file)
-        return await self._registry.models.put(
-            tenant,
-            model,
-            digest=digest,
-            size_bytes=size_bytes,
-            inputs=facts.inputs,
-            outputs=facts.outputs,
-            probe=facts.probe,
-            quota=quota,
-            expected=expected,
-        )
-
     def _quota_of(self, owner: Tenant) -> Quota:
         return self.ceilings.for_class(owner.class_name).quota
-
-    async def register_source(
-        self, *, model: ModelName, source: str, bearer: str = "", expected: Expected = None
-    ) -> tuple[Model, bool]:
-        """A model of the operator's that another machine serves, and the credential for it, in the former one's place.
-
-        Raises as `push_model` does.
-        """
-        parsed = parse_source(source)
-        found = await self._remotes.describe(parsed, bearer)
-        inputs, outputs = found.inputs, found.outputs
-        content = [
-            str(parsed),
-            *([spec.name, spec.dtype, spec.shape] for spec in (*inputs, *outputs)),
-            len(inputs),
-            found.binary,
-        ]
-        digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
-        put, created = await self._registry.models.put(
-            None,
-            model,
-            digest=Digest(f"sha256:{digest}"),
-            size_bytes=0,
-            inputs=inputs,
-            outputs=outputs,
-            source=str(parsed),
-            binary=found.binary,
-            expected=expected,
-        )
-        await self._bearers.put(put.name, put.version, put.source, bearer)
-        return put, created
 
     def _judge_policy(self, text: bytes, owner: Tenant) -> tuple[Policy, Grants]:
         policy = parse_policy(text)
@@ -322,53 +227,6 @@ class Deployer:
             raise InvalidPolicy(f"the policy names a secret that is not there: {faults[0].message}", faults)
         return self._secrets.variables(tenant, sealed)
 
-    async def _judge_module(self, tenant: TenantName, module: Path, digest: Digest, grants: Grants) -> ModuleFacts:
-        limits = compile_limits(self.ceilings)
-        fd = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            async with self._code.compilers.start(limits, tenant) as compilation:
-                facts = await facts_of(compilation, fd, limits)
-                _refuse(admit(facts, grants))
-                await self._code.compile(digest, compilation)
-        finally:
-            os.close(fd)
-        return facts
-
-    async def _try(
-        self,
-        tenant: TenantName,
-        function: FunctionName,
-        module: Digest,
-        grants: Grants,
-        pins: tuple[ModelPin, ...],
-        files: tuple[BundleFile, ...],
-        secrets: tuple[tuple[str, str], ...],
-    ) -> tuple[str, ...]:
-        """Instantiates it once, in a sandbox. What the guest's own start does wrong is a warning: it would do the same
-        at each request, and say so."""
-        link, _ = make_links(tenant, function, module, grants, pins, secrets, gpu=self._gpu)
-        job = Job(
-            tenant=tenant,
-            link=link,
-            binding=None,
-            models=(),
-            code=await self._code.segment(module, self.ceilings),
-            head=b"",
-            body=b"",
-            body_segment=(),
-            body_bytes=0,
-            timeout_ns=grants.timeout_ns,
-            bundle=await self._bundles.segment(bundle_of(files, grants)),
-            hosts=await self._hostfiles.segment(host_mounts_of(grants, self.ceilings.ceiling)),
-            probe=True,
-        )
-        ending, _ = await self._sandboxes.run(job, queue_timeout_s=TRIAL_QUEUE_S)
-        self._sandboxes.forget(link)
-        warnings = (*unseen((file.path for file in files), grants), *unplaced(grants, gpu=self._gpu))
-        if ending.outcome is Outcome.OK:
-            return warnings
-        return (f"its start ends with {ending.outcome}: {ending.detail}", *warnings)
-
     async def _record(
         self,
         owner: Tenant,
@@ -400,19 +258,8 @@ class Deployer:
         )
 
 
-def _refuse(faults: tuple[Fault, ...]) -> None:
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise InvalidModule(f"{faults[0].field}: {faults[0].message}{more}", faults)
-
-
-def _digest_of(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-
-
 def _sizes_of(*paths: Path) -> tuple[tuple[Digest, int], ...]:
-    return tuple((_digest_of(path), path.stat().st_size) for path in paths)
+    return tuple((digest_of(path), path.stat().st_size) for path in paths)
 
 
 def _draft(

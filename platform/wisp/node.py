@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import shutil
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,10 +18,12 @@ from typing import Self
 from urllib.parse import quote
 
 from wisp.accesslog import AccessLog
+from wisp.background import Background
 from wisp.bearers import Bearers
 from wisp.bundles import BundleStore
 from wisp.code import CodeStore
-from wisp.cores import usable_cores, usable_memory_bytes
+from wisp.cores import usable_cores
+from wisp.datadirectory import DataDirectory
 from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
@@ -39,15 +40,17 @@ from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
 from wisp.models import ModelStore
+from wisp.modeluploads import ModelUploads
 from wisp.names import Digest
-from wisp.placement import GPU_PROVIDER, has_gpu, model_of
+from wisp.placement import model_of
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
+from wisp.pools import Pools
 from wisp.prewarm import Prewarmer
 from wisp.quotas import Quotas
 from wisp.registry.bearers import ModelBearers
 from wisp.registry.blobstore import BlobStore, open_blobs
-from wisp.registry.cipher import SecretCipher, load_secrets_key
+from wisp.registry.cipher import SecretCipher
 from wisp.registry.embedded import EmbeddedRedis
 from wisp.registry.following import Following, nothing
 from wisp.registry.garbage import collect_garbage
@@ -56,10 +59,9 @@ from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.admissions import Admissions
 from wisp.scheduling.budget import ByteBudget
-from wisp.scheduling.children import make_empty_directory
 from wisp.scheduling.codecache import CodeCache, load_key
 from wisp.scheduling.compilers import Compilers
-from wisp.scheduling.hosts import Bounds, InferenceHost, OpenedModel
+from wisp.scheduling.hosts import InferenceHost, OpenedModel
 from wisp.scheduling.modelcache import ModelCache
 from wisp.scheduling.rooms import Room, Rooms
 from wisp.scheduling.routerlines import RouterLines
@@ -70,20 +72,13 @@ from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
 from wisp.suspensions import Suspensions
 from wisp.tenantlog import TenantLog
-from wisp.wire.exchange import MAX_HEADER_BYTES
-from wisp.wire.walls import ChildKind
+from wisp.trials import Trials
 
 log = logging.getLogger(__name__)
 
-SECRETS_KEY_FILE = "secrets.key"
-OWN_HOST = Bounds(data_bytes=2 << 30, arena_bytes=512 << 20, patience_s=1.0)
-"""Of each tenant's inference host."""
 GARBAGE_EVERY_S = 600.0
-CANCEL_AGAIN_S = 0.2
 LINES_PER_WORKER = 4
 """Inferences that callers ask for without a guest, at a time: those that wait in the host are there to be batched."""
-ENVELOPE_BYTES = 64 * 1024
-assert ENVELOPE_BYTES > MAX_HEADER_BYTES
 
 
 class Node:
@@ -94,9 +89,10 @@ class Node:
         self.settings = settings
         self.operator_key_sha256 = hashlib.sha256(settings.operator_key.encode()).digest()
         self.draining = False
-        self.failed = False
-        self.data_dir = settings.data_dir.absolute()
-        self.staging = self.data_dir / "staging"
+        self.background = Background()
+        self.directory = DataDirectory(settings.data_dir)
+        self.data_dir = self.directory.path
+        self.staging = self.directory.staging
         self.tenantlog = TenantLog()
         self.denials = Denials()
         self.budget = ByteBudget(settings.body_budget_bytes)
@@ -116,6 +112,7 @@ class Node:
         self.gpu_host: InferenceHost | None = None
         self.sandboxes: Sandboxes
         self.deployer: Deployer
+        self.model_uploads: ModelUploads
         self.dispatcher: Dispatcher
         self.inferring: Inferring
         self.egress: Egress
@@ -145,7 +142,24 @@ class Node:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        empty_directory = self._prepare_directories()
+        empty_directory = self.directory.prepare()
+        embedded, offline = await self._start_registry()
+        await self._start_stores(empty_directory, local=embedded is not None)
+        bearers = Bearers(ModelBearers(self.registry.connection, self.secrets.cipher))
+        remotes = Remotes(bearers.of)
+        self._stack.push_async_callback(remotes.close)
+        self._open_uploads(remotes, bearers)
+        self._open_requests(remotes)
+        beside = self._keep_up(offline=offline)
+        if embedded is not None:
+            beside.append(embedded.run())
+        beside += [self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
+        beside += [self.own_hosts.run(), self._collect_garbage()]
+        self._stack.push_async_callback(self.background.end)
+        self.background.start(beside)
+
+    async def _start_registry(self) -> tuple[EmbeddedRedis | None, bool]:
+        """What is known, and by whom: the server if it is this node's own, and whether it could not be reached."""
         embedded = None if self.settings.redis is not None else EmbeddedRedis(self.data_dir)
         if embedded is not None:
             self._stack.push_async_callback(embedded.stop)
@@ -164,12 +178,25 @@ class Node:
         )
         self._stack.push_async_callback(self.book.close)
         await self.book.open(None if self.kept is None or not offline else self.kept.policies)
-        self.secrets = Secrets(self.registry.connection, SecretCipher(self._secrets_key()))
+        secrets_key = self.settings.secrets_key or self.directory.secrets_key(shared=embedded is None)
+        self.secrets = Secrets(self.registry.connection, SecretCipher(secrets_key))
         self.snapshot = Snapshot(self.registry)
         if self.kept is not None:
             await self.kept.restore(self.snapshot, offline=offline)
+        return embedded, offline
+
+    def _start_accounts(self) -> None:
+        """Before what answers requests, so that they end after it."""
+        self.ledger = Ledger(self.registry.usage, self.data_dir / "usage")
+        self._stack.push_async_callback(self.ledger.close)
+        if self.accesslog is not None:
+            self.accesslog.start()
+            self._stack.callback(self.accesslog.stop)
+
+    async def _start_stores(self, empty_directory: Path, *, local: bool) -> None:
+        """What is kept as files and segments, and the children that make it and use it."""
         self.blobs = open_blobs(
-            self.settings.blobs or (f"file://{quote(str(self.data_dir / 'blobs'))}" if embedded else "redis:"),
+            self.settings.blobs or (f"file://{quote(str(self.data_dir / 'blobs'))}" if local else "redis:"),
             connection=self.registry.connection,
             cache=self.data_dir / "blobcache",
             cache_bytes=self.settings.blob_cache_bytes,
@@ -189,24 +216,69 @@ class Node:
         self._stack.callback(self.bundles.cache.close)
         self._stack.callback(self.hostfiles.close)
         await self._start_children(empty_directory, cache, compilers, admissions)
-        bearers = Bearers(ModelBearers(self.registry.connection, self.secrets.cipher))
-        remotes = Remotes(bearers.of)
-        self._stack.push_async_callback(remotes.close)
+
+    async def _start_children(
+        self, empty_directory: Path, cache: CodeCache, compilers: Compilers, admissions: Admissions
+    ) -> None:
+        limits = self.ceilings.ceiling.limits
+        self.book.fit(limits.response_body + limits.logs)
+        pools = Pools(
+            self.settings,
+            empty_directory=empty_directory,
+            rooms=Rooms(self.data_dir / "models" / "rooms"),
+            answer_bytes=limits.response_body + limits.logs,
+            open_model=self._open_model,
+            on_fingerprint=cache.set_fingerprint,
+            walls=self.walls,
+        )
+        self.host, self.own_hosts, self.sandboxes = pools.host, pools.own_hosts, pools.sandboxes
+        self.inline.host, self.inline.own_hosts = self.host, self.own_hosts
+        self._stack.push_async_callback(self.host.stop)
+        self._stack.push_async_callback(self.own_hosts.stop)
+        self._stack.push_async_callback(self.inline.close)
+        self._stack.push_async_callback(self.sandboxes.stop)
+        await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
+        if pools.gpu_host is not None:
+            self._stack.push_async_callback(pools.gpu_host.stop)
+            await pools.start_gpu_host()
+            self.gpu_host = pools.gpu_host
+        if self.settings.require_walls:
+            if missing := self.walls.missing():
+                raise InvalidSettings(f"--require-walls: {missing[0]}")
+            self.walls.enforced = True
+
+    async def _open_model(self, digest: Digest, room: Room) -> OpenedModel:
+        model, gpu = model_of(digest)
+        if gpu:  # what was prepared is for a processor
+            return OpenedModel(fd=await self.blobs.open(model), gpu=True)
+        return self.inline.open(digest) or await self.models.open(model, room)
+
+    def _open_uploads(self, remotes: Remotes, bearers: Bearers) -> None:
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
             blobs=self.blobs,
-            code=self.code,
-            bundles=self.bundles,
-            hostfiles=self.hostfiles,
+            trials=Trials(
+                code=self.code,
+                bundles=self.bundles,
+                hostfiles=self.hostfiles,
+                sandboxes=self.sandboxes,
+                ceilings=lambda: self.ceilings,
+                gpu=self.gpu_host is not None,
+            ),
+            ceilings=lambda: self.ceilings,
+            secrets=self.secrets,
+        )
+        self.model_uploads = ModelUploads(
+            registry=self.registry,
+            blobs=self.blobs,
             models=self.models,
             remotes=remotes,
             bearers=bearers,
-            sandboxes=self.sandboxes,
             ceilings=lambda: self.ceilings,
-            secrets=self.secrets,
-            gpu=self.gpu_host is not None,
         )
+
+    def _open_requests(self, remotes: Remotes) -> None:
         self.egress = Egress(self.budget)
         self._stack.push_async_callback(self.egress.close)
         self.guards = Guards(self.registry.functions, self.tenantlog, self.snapshot.doubt_function)
@@ -252,6 +324,9 @@ class Node:
             ledger=self.ledger,
             ceilings=lambda: self.ceilings,
         )
+
+    def _keep_up(self, *, offline: bool) -> list[Coroutine[None, None, None]]:
+        """What follows the registry's changes, to be run beside the requests."""
         prewarmer = Prewarmer(
             plans=self.dispatcher.plans,
             functions=self.registry.functions,
@@ -285,143 +360,7 @@ class Node:
             )
             beside.append(self.kept.keeper.run())
             self._stack.push_async_callback(self.kept.keeper.save)
-        await self._start_background(embedded, *beside)
-
-    def _start_accounts(self) -> None:
-        """Before what answers requests, so that they end after it."""
-        self.ledger = Ledger(self.registry.usage, self.data_dir / "usage")
-        self._stack.push_async_callback(self.ledger.close)
-        if self.accesslog is not None:
-            self.accesslog.start()
-            self._stack.callback(self.accesslog.stop)
-
-    def _prepare_directories(self) -> Path:
-        try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.rmtree(self.staging, ignore_errors=True)  # what uploads left when a former process died
-            self.staging.mkdir(mode=0o700)
-            return make_empty_directory(self.data_dir)
-        except OSError as error:
-            raise InvalidSettings(f"--data-dir: {self.data_dir} cannot be used: {error.strerror}") from error
-
-    def _secrets_key(self) -> bytes:
-        if self.settings.secrets_key is not None:
-            return self.settings.secrets_key
-        path = self.data_dir / SECRETS_KEY_FILE
-        if self.settings.redis is not None:
-            log.warning(
-                "secrets are sealed with this node's own key, %s: nodes that share a Redis need one WISP_SECRETS_KEY",
-                path,
-            )
-        try:
-            return load_secrets_key(path)
-        except OSError as error:
-            raise InvalidSettings(f"{path}: {error.strerror}") from error
-
-    async def _start_children(
-        self, empty_directory: Path, cache: CodeCache, compilers: Compilers, admissions: Admissions
-    ) -> None:
-        limits = self.ceilings.ceiling.limits
-        self.book.fit(limits.response_body + limits.logs)
-        rooms = Rooms(self.data_dir / "models" / "rooms")
-        self.host = InferenceHost(
-            empty_directory=empty_directory,
-            threads=self.settings.workers,
-            batch_delay_s=self.settings.batch_delay_s,
-            open_model=self._open_model,
-            memory_bytes=self.settings.model_memory_bytes or usable_memory_bytes() // 2,
-            room=rooms.make(),
-            on_lost=lambda host: self.sandboxes.detach(host),
-            walls=self.walls,
-        )
-        self.own_hosts = TenantHosts(
-            lambda: InferenceHost(
-                empty_directory=empty_directory,
-                threads=self.settings.workers,
-                batch_delay_s=self.settings.batch_delay_s,
-                open_model=self._open_model,
-                memory_bytes=OWN_HOST.data_bytes // 2,
-                room=rooms.make(),
-                on_lost=lambda host: self.sandboxes.detach(host),
-                walls=self.walls,
-                bounds=OWN_HOST,
-            ),
-            most=self.settings.tenant_hosts,
-        )
-        self.sandboxes = Sandboxes(
-            workers=self.settings.workers,
-            spare=self.settings.spare,
-            empty_directory=empty_directory,
-            answer_bytes=limits.response_body + limits.logs + ENVELOPE_BYTES,
-            host=self.host,
-            own_hosts=self.own_hosts,
-            on_fingerprint=cache.set_fingerprint,
-            walls=self.walls,
-        )
-        self.inline.host, self.inline.own_hosts = self.host, self.own_hosts
-        self._stack.push_async_callback(self.host.stop)
-        self._stack.push_async_callback(self.own_hosts.stop)
-        self._stack.push_async_callback(self.inline.close)
-        self._stack.push_async_callback(self.sandboxes.stop)
-        await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
-        if self.settings.gpu != "off":
-            await self._start_gpu_host(empty_directory, rooms.make())
-        if self.settings.require_walls:
-            if missing := self.walls.missing():
-                raise InvalidSettings(f"--require-walls: {missing[0]}")
-            self.walls.enforced = True
-
-    async def _open_model(self, digest: Digest, room: Room) -> OpenedModel:
-        model, gpu = model_of(digest)
-        if gpu:  # what was prepared is for a processor
-            return OpenedModel(fd=await self.blobs.open(model), gpu=True)
-        return self.inline.open(digest) or await self.models.open(model, room)
-
-    async def _start_gpu_host(self, empty_directory: Path, room: Room) -> None:
-        host = InferenceHost(
-            empty_directory=empty_directory,
-            threads=self.settings.workers,
-            batch_delay_s=self.settings.batch_delay_s,
-            open_model=self._open_model,
-            memory_bytes=self.settings.model_memory_bytes or usable_memory_bytes() // 2,
-            room=room,
-            on_lost=lambda host: self.sandboxes.detach(host),
-            walls=self.walls,
-            gpu=True,
-        )
-        self._stack.push_async_callback(host.stop)
-        await host.start()
-        if has_gpu(host.providers):
-            self.gpu_host = self.sandboxes.gpu_host = host
-            return
-        if self.settings.gpu == "require":
-            raise InvalidSettings(f"--gpu require: no {GPU_PROVIDER} works here; see onnxruntime-gpu in the README")
-        log.warning("--gpu auto: no %s works here; models with target: gpu do not run on this node", GPU_PROVIDER)
-        await host.stop()
-        self.walls.forget(ChildKind.GPU_INFERENCE)
-
-    async def _start_background(self, embedded: EmbeddedRedis | None, *beside: Coroutine[None, None, None]) -> None:
-        running = [*beside, self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
-        running += [self.own_hosts.run(), self._collect_garbage()]
-        running += [] if embedded is None else [embedded.run()]
-        tasks = [asyncio.create_task(coroutine) for coroutine in running]
-        for task in tasks:
-            task.add_done_callback(self._note_background_end)
-
-        async def end_background() -> None:
-            left = set(tasks)
-            while left:  # the Redis client loses a cancellation that arrives while it looks into a new connection
-                for task in left:
-                    task.cancel()
-                _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
-
-        self._stack.push_async_callback(end_background)
-
-    def _note_background_end(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.failed = True
-            log.critical("a background task failed; restart this node", exc_info=error)
+        return beside
 
     async def _collect_garbage(self) -> None:
         while True:
@@ -439,7 +378,7 @@ class Node:
         sandboxes = sum(slot.ready for slot in self.sandboxes.slots)
         inference = self.host.ready
         return {
-            "ready": not self.draining and not self.failed and sandboxes > 0 and inference,
+            "ready": not self.draining and not self.background.failed and sandboxes > 0 and inference,
             "draining": self.draining,
             "sandboxes": {"ready": sandboxes, "total": len(self.sandboxes.slots)},
             "inference": inference,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from wisp.bundles import Bundle, bundle_of
 from wisp.egress.outbound import Terms
-from wisp.egress.remote import RemoteModel, parse_source
+from wisp.egress.remotemodels import RemoteModel, parse_source
 from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
 from wisp.names import Digest, FunctionName, TenantName

@@ -37,7 +37,7 @@ class Caller:
         return await self.client.post(f"/models/{model}/infer", json=message)
 
     async def register(self, source: str) -> None:
-        _, created = await self.node.deployer.register_source(model=parse_model("far"), source=source)
+        _, created = await self.node.model_uploads.register(model=parse_model("far"), source=source)
         assert created
 
 

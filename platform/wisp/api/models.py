@@ -60,7 +60,7 @@ async def put(context: Context) -> Response:
         what="a model",
         idle_s=context.node.settings.body_timeout_s,
     ) as file:
-        model, created = await context.node.deployer.push_model(
+        model, created = await context.node.model_uploads.push(
             tenant=_owner(context), model=name, file=file, expected=expected(context)
         )
     return _put(model, created)
@@ -72,7 +72,7 @@ async def put_shared(context: Context) -> Response:
     if kind != "application/json":
         return await put(context)
     wanted = await context.json(ModelSource)
-    model, created = await context.node.deployer.register_source(
+    model, created = await context.node.model_uploads.register(
         model=context.model, source=wanted.source, bearer=wanted.bearer, expected=expected(context)
     )
     return _put(model, created)

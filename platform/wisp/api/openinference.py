@@ -7,23 +7,21 @@ more, `error`, which is where the protocol's clients look.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import mmap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Receive, Scope, Send
 
 from wisp import __version__
-from wisp.accesslog import NOTHING
 from wisp.api import problems
 from wisp.api.bodies import ClientGone, refuse_longer
 from wisp.api.dataplane import PREFIX, Head, Incoming, Watch, read_head, receipt_headers
-from wisp.api.problems import Problem, RawHeaders, problem_of
+from wisp.api.inferenceanswers import JSON_TYPE, Reply, json_reply, refusal, send_reply
+from wisp.api.problems import RawHeaders, problem_of
 from wisp.errors import (
     FunctionNotFound,
     InferenceFailed,
@@ -43,7 +41,7 @@ from wisp.oip.messages import JSON_LENGTH, MAX_JSON_BYTES, Inference, Object, Te
 from wisp.registry.records import Model
 from wisp.scheduling.bodies import RequestBody
 from wisp.telemetry import Metrics
-from wisp.wire.outcome import Outcome, Receipt
+from wisp.wire.outcome import Outcome
 from wisp.wire.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -56,7 +54,6 @@ PLATFORM: Final = "onnxruntime_onnx"
 REMOTE_PLATFORM: Final = "remote"
 """Which one it is there, its machine says."""
 LENGTH_HEADER: Final = JSON_LENGTH.lower().encode()
-JSON_TYPE: Final = (b"content-type", b"application/json")
 BINARY_TYPE: Final = (b"content-type", b"application/octet-stream")
 
 
@@ -72,20 +69,6 @@ class WrongMethod(WispError):
     def __init__(self, allow: str) -> None:
         super().__init__(f"this path answers to {allow}")
         self.allow = allow
-
-
-@dataclass(slots=True, kw_only=True)
-class Reply:
-    """`held_bytes` are the node's budget's until it is sent."""
-
-    status: int
-    code: str
-    headers: RawHeaders
-    parts: list[bytes | memoryview]
-    held_bytes: int = 0
-    version: int = 0
-    """Of the model."""
-    receipt: Receipt = NOTHING
 
 
 class OpenInference:
@@ -111,20 +94,20 @@ class OpenInference:
         except ClientGone:
             return
         except WrongMethod as error:
-            reply = _refusal(problems.method_not_allowed((error.allow,)), head)
+            reply = refusal(problems.method_not_allowed((error.allow,)), head.request_id)
         except WispError as error:
             problem = problem_of(error)
             if problem.status == 500 and not isinstance(error, InferenceFailed):
                 log.exception("an inference failed", extra={"request_id": head.request_id})
                 problem = problems.internal_error()
-            reply = _refusal(problem, head)
+            reply = refusal(problem, head.request_id)
         except Exception:  # the HTTP boundary: whatever it was stays inside
             log.exception("an inference failed", extra={"request_id": head.request_id})
-            reply = _refusal(problems.internal_error(), head)
+            reply = refusal(problems.internal_error(), head.request_id)
         try:
             if reply.status >= 400 and reply.code != RequestTimeout.code and not head.bodiless:
                 await request.linger()
-            await _send(scope, send, reply)
+            await send_reply(scope, send, reply)
         finally:
             self.inferring.budget.give_back(reply.held_bytes)
         total_s = time.perf_counter() - started
@@ -156,13 +139,15 @@ class OpenInference:
         _only("GET", "GET" if method == "HEAD" else method, scope)
         match parts:
             case ():
-                return _json(head, {"name": "wisp", "version": __version__, "extensions": ["binary_tensor_data"]})
+                return json_reply(
+                    {"name": "wisp", "version": __version__, "extensions": ["binary_tensor_data"]}, head.request_id
+                )
             case ("health", "live"):
-                return _json(head, {"live": True})
+                return json_reply({"live": True}, head.request_id)
             case ("health", "ready"):
                 if not self.node.readiness()["ready"]:
                     raise Overloaded("this node is not ready")
-                return _json(head, {"ready": True})
+                return json_reply({"ready": True}, head.request_id)
             case ("models", name):
                 return await self._describe(head, access, name, None)
             case ("models", name, "versions", version):
@@ -176,8 +161,7 @@ class OpenInference:
     async def _describe(self, head: Head, access: Access, name: str, version: str | None) -> Reply:
         model = await self.inferring.find(access, name, version)
         versions = (await self.inferring.models(access)).get(model.name, (model,))
-        return _json(
-            head,
+        return json_reply(
             {
                 "name": model.name,
                 "versions": [str(each.version) for each in versions],
@@ -185,13 +169,14 @@ class OpenInference:
                 "inputs": [_spec(spec) for spec in model.inputs],
                 "outputs": [_spec(spec) for spec in model.outputs],
             },
+            head.request_id,
         )
 
     async def _ready(self, head: Head, access: Access, name: str, version: str | None) -> Reply:
         """Loads it if it is not; of one on another machine that machine is asked."""
         model = await self.inferring.find(access, name, version)
         await self.inferring.make_ready(access, model)
-        return _json(head, {"name": model.name, "ready": True})
+        return json_reply({"name": model.name, "ready": True}, head.request_id)
 
     async def _index(self, request: Incoming, head: Head, access: Access) -> Reply:
         """All are ready: what is not loaded is when it is asked for, and no other machine is asked about its own."""
@@ -209,7 +194,7 @@ class OpenInference:
             for name, versions in sorted(found.items())
             for model in versions
         ]
-        return _json(head, listed)
+        return json_reply(listed, head.request_id)
 
     async def _infer(
         self, scope: Scope, request: Incoming, head: Head, access: Access, wanted: tuple[str, str | None]
@@ -229,7 +214,7 @@ class OpenInference:
         self.metrics.ran(queue_ns=receipt.queue_ns, guest_ns=0, nn_ns=receipt.nn_ns)
         told = receipt_headers(Outcome.OK, model.version, receipt, head.request_id)
         if answered.failure is not None:
-            reply = _refusal(problem_of(answered.failure), head)
+            reply = refusal(problem_of(answered.failure), head.request_id)
             reply.headers += [(b"wisp-outcome", reply.code.encode()), *told[1:]]
         else:
             reply = self._told(access, model, inference, answered, told)
@@ -324,33 +309,3 @@ def _chosen(inference: Inference, outputs: tuple[Tensor, ...]) -> tuple[tuple[Te
         return tuple((tensor, inference.binary) for tensor in outputs)
     by_name = {tensor.name: tensor for tensor in outputs}
     return tuple((by_name[wanted.name], wanted.binary) for wanted in inference.outputs)
-
-
-def _json(head: Head, value: object) -> Reply:
-    return Reply(
-        status=200,
-        code=Outcome.OK.value,
-        headers=[JSON_TYPE, (b"wisp-request-id", head.request_id.encode())],
-        parts=[json.dumps(value).encode()],
-    )
-
-
-def _refusal(problem: Problem, head: Head) -> Reply:
-    document = json.loads(problem.body(head.request_id)) | {"error": problem.detail}
-    return Reply(
-        status=problem.status,
-        code=problem.code,
-        headers=problem.headers(head.request_id),
-        parts=[json.dumps(document).encode()],
-    )
-
-
-async def _send(scope: Scope, send: Send, reply: Reply) -> None:
-    size = sum(map(len, reply.parts))
-    headers = [*reply.headers, (b"content-length", b"%d" % size)]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    if scope["method"] == "HEAD":
-        reply.parts.clear()
-    for part in reply.parts:
-        await send({"type": "http.response.body", "body": bytes(part), "more_body": True})
-    await send({"type": "http.response.body", "body": b""})

@@ -9,7 +9,8 @@ import asyncio
 import time
 from typing import Final
 
-from wisp.egress.remote import Broken, Busy, RemoteModel, Remotes, Unreachable, parse_source
+from wisp.egress.remote import Remotes
+from wisp.egress.remotemodels import Broken, Busy, RemoteModel, Unreachable, parse_source
 from wisp.errors import (
     InvalidRequest,
     Overloaded,

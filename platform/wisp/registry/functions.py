@@ -5,33 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wisp.errors import Fault, InvalidTraffic, NotFound, RegistryUnavailable
+from wisp.errors import Fault, InvalidTraffic, NotFound
 from wisp.names import FunctionName, TenantName
-from wisp.policy.parse import stored_policy
 from wisp.policy.schema import Quota
 from wisp.registry import functionscripts as scripts
 from wisp.registry.codec import body_of, decode
 from wisp.registry.connection import Connection
 from wisp.registry.expectations import Expected, listed
 from wisp.registry.history import Change
-from wisp.registry.keys import Kind, key, keys, model_field, version_field
+from wisp.registry.keys import Kind, keys, model_field
 from wisp.registry.models import Models
-from wisp.registry.records import Draft, Entry, Function, ModelPin, Tenant, Version
+from wisp.registry.records import Draft, Function, ModelPin, Version
 from wisp.registry.refusals import accepted
-from wisp.registry.secrets import sealed_secrets
 from wisp.registry.storage import blob_words
+from wisp.registry.storedfunctions import StoredFunctions
 from wisp.registry.traffic import Traffic
 
 
 def pin_word(pin: ModelPin) -> str:
     return f"{'shared' if pin.shared else 'own'}/{pin.model}"
-
-
-def answering(function: Function) -> tuple[int, ...]:
-    """The numbers of the versions that answer, the stable one first."""
-    if function.traffic is not None:
-        return tuple(share.version for share in function.traffic.split)
-    return () if function.active is None else (function.active,)
 
 
 class NoVersion(NotFound):
@@ -49,9 +41,11 @@ class Placed:
     function: Function
 
 
-class Functions:
+class Functions(StoredFunctions):
+    """What changes them, beside what reads them."""
+
     def __init__(self, connection: Connection, models: Models) -> None:
-        self.connection = connection
+        super().__init__(connection)
         self.models = models
 
     async def put_version(
@@ -115,44 +109,8 @@ class Functions:
         return Placed(
             version=decode(Version, raw, place=place),
             created=bool(created),
-            function=self._read(tenant, name, function),
+            function=self.read_function(tenant, name, function),
         )
-
-    async def get(self, tenant: TenantName, name: FunctionName) -> Function:
-        raw = await self.connection.hash_get(key(tenant, Kind.FUNCTIONS), name)
-        if raw is None:
-            raise NotFound(f"{tenant}/{name}: there is no such function")
-        return self._read(tenant, name, raw)
-
-    async def list(self, tenant: TenantName) -> tuple[Function, ...]:
-        """By name. An unknown tenant has none."""
-        stored = await self.connection.hash_all(key(tenant, Kind.FUNCTIONS))
-        return tuple(self._read(tenant, name, raw) for name, raw in sorted(stored.items()))
-
-    async def version(self, tenant: TenantName, name: FunctionName, number: int) -> Version:
-        raw = await self.connection.hash_get(key(tenant, Kind.VERSIONS), version_field(name, number))
-        if raw is None:
-            raise NotFound(f"{tenant}/{name}@{number}: there is no such version")
-        return self._read_version(tenant, name, number, raw)
-
-    async def versions(self, tenant: TenantName, name: FunctionName) -> tuple[Version, ...]:
-        """All retained, ascending; raises `NotFound` without the function."""
-        function = await self.get(tenant, name)
-        fields = [version_field(name, number) for number in function.versions]
-        raws = await self.connection.hash_get_each(key(tenant, Kind.VERSIONS), fields)
-        return tuple(
-            self._read_version(tenant, name, number, raw)
-            for number, raw in zip(function.versions, raws, strict=True)
-            if raw is not None  # deleted between the two reads
-        )
-
-    async def history(self, tenant: TenantName, name: FunctionName) -> tuple[Change, ...]:
-        """The newest changes, latest first, at most `RETAINED_CHANGES`; raises `NotFound` without the function."""
-        await self.get(tenant, name)
-        fields = [f"{name}@{place}" for place in range(scripts.RETAINED_CHANGES)]
-        raws = await self.connection.hash_get_each(key(tenant, Kind.HISTORY), fields)
-        found = [decode(Change, raw, place=f"{tenant}/{name}") for raw in raws if raw is not None]
-        return tuple(sorted(found, key=lambda change: -change.number))
 
     async def activate(
         self,
@@ -269,35 +227,6 @@ class Functions:
         rows = accepted(answer, place)
         return decode(Change, rows[0], place=place) if rows else None
 
-    async def entry(self, tenant: TenantName, name: FunctionName, pinned: int | None = None) -> Entry | None:
-        """What answers a request, read in one step, and its secrets; None without the tenant or the function.
-
-        `pinned`: that version instead of those that the traffic names; without it the entry has no version.
-        """
-        place = f"{tenant}/{name}"
-        answer = await self.connection.run(
-            scripts.READ_ENTRY,
-            keys(tenant, Kind.TENANT, Kind.FUNCTIONS, Kind.VERSIONS),
-            name,
-            "" if pinned is None else pinned,
-        )
-        owner, raw, raws = accepted(answer, place)
-        if owner is None or raw is None:
-            return None
-        function = self._read(tenant, name, raw)
-        numbers = answering(function) if pinned is None else (pinned,) * len(raws)
-        versions = tuple(
-            self._read_version(tenant, name, number, each) for number, each in zip(numbers, raws, strict=True)
-        )
-        named = {secret for version in versions for secret in stored_policy(version.policy_text).secrets}
-        return Entry(
-            tenant=decode(Tenant, owner, place=tenant),
-            function=function,
-            versions=versions,
-            secrets=await sealed_secrets(self.connection, tenant, sorted(named)),
-            pinned=pinned is not None,
-        )
-
     async def _change(
         self,
         tenant: TenantName,
@@ -321,18 +250,4 @@ class Functions:
         if answer[0] == b"no_version":
             raise NoVersion(subject, answer[1].decode())
         (raw,) = accepted(answer, subject)
-        return self._read(tenant, name, raw)
-
-    def _read_version(self, tenant: TenantName, name: FunctionName, number: int, raw: bytes) -> Version:
-        place = f"{tenant}/{name}@{number}"
-        version = decode(Version, raw, place=place)
-        if version.number != number:
-            raise RegistryUnavailable(f"the registry's record of {place} is another's: restore it from a backup")
-        return version
-
-    def _read(self, tenant: TenantName, name: str, raw: bytes) -> Function:
-        place = f"{tenant}/{name}"
-        function = decode(Function, raw, place=place)
-        if (function.tenant, function.name) != (tenant, name):
-            raise RegistryUnavailable(f"the registry's record of {place} is another's: restore it from a backup")
-        return function
+        return self.read_function(tenant, name, raw)
