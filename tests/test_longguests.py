@@ -15,6 +15,7 @@ from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.node import Node
 from wisp.scheduling import slots
+from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.wire.invocations import STOP
 from wisp.wire.outcome import Outcome, Receipt
 
@@ -45,7 +46,7 @@ async def long_guest(node: Node, acme: Tenancy) -> AsyncIterator[None]:
     """One runs and was slowed down; at the end its caller hangs up."""
     await acme.deploy("slow", handler(LOOP), SLOW_POLICY)
     call = asyncio.create_task(acme.call("slow"))
-    await until(lambda: slots.LONG_NICENESS in urgencies(node))
+    await until(lambda: LONG_NICENESS in urgencies(node))
     yield
     call.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -62,9 +63,9 @@ async def test_a_guest_that_runs_long_is_slowed_down_and_its_successor_is_not(
     monkeypatch.setattr(slots, "ABANDON_S", PATIENCE_S)  # on a busy machine too it is stopped, not killed
     await acme.deploy("hello", answering(b"hi"))
     usual, pids = max(urgencies(node)), [slot.pid for slot in node.sandboxes.slots]
-    assert usual < slots.LONG_NICENESS
+    assert usual < LONG_NICENESS
     async with long_guest(node, acme):
-        assert urgencies(node).count(slots.LONG_NICENESS) == 1
+        assert urgencies(node).count(LONG_NICENESS) == 1
         assert (await acme.call("hello")).outcome is Outcome.OK
     await until(lambda: idle(node) and max(urgencies(node)) == usual)
     for _ in pids:

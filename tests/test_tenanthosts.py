@@ -19,6 +19,8 @@ from wisp.errors import ModelLoading
 from wisp.names import parse_model
 from wisp.node import Node
 from wisp.sandbox.nn import Errno
+from wisp.scheduling import appetites, tenanthosts
+from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.wire.inferences import Status
@@ -144,6 +146,57 @@ async def test_an_idle_one_is_ended(node: Node, acme: Tenancy) -> None:
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
+        await hosts.stop()
+
+
+def urgencies(host: InferenceHost) -> set[int]:
+    """Niceness of its threads: proc(5), /proc/pid/stat, field 19."""
+    return {
+        int((task / "stat").read_text().rpartition(")")[2].split()[16])
+        for task in Path(f"/proc/{host.pid}/task").iterdir()
+    }
+
+
+async def test_one_that_used_more_than_its_share_is_slowed_down_until_it_has_made_up_for_it(
+    node: Node, acme: Tenancy, globex: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await grant(acme, "batch_rows")
+    models = ((await node.registry.models.get(acme.name, parse_model("batch-rows"))).digest,)
+    monkeypatch.setattr(tenanthosts, "LOOK_EVERY_S", 0.01)
+    hosts = TenantHosts(node.own_hosts.make, most=4)
+    running = asyncio.create_task(hosts.run())
+    try:
+        for tenant in (acme, globex):
+            await hosts.ensure(tenant.name, models if tenant is acme else ())
+            with hosts.lease(tenant.name, ()):
+                pass
+        first, other = hosts.get(acme.name), hosts.get(globex.name)
+        assert first is not None
+        assert other is not None
+        usual = urgencies(first)
+        assert max(usual) < LONG_NICENESS
+        with hosts.lease(acme.name, models):
+            with monkeypatch.context() as hungry:
+                hungry.setattr(appetites, "MOST_NS", -1)
+                with hosts.lease(acme.name, models):
+                    pass
+            assert urgencies(first) == {LONG_NICENESS}
+            assert urgencies(other) == usual
+            await asyncio.sleep(0.1)  # it is calm at once, but used: nobody takes over
+            assert hosts.get(acme.name) is first
+        async with asyncio.timeout(30):
+            while (second := hosts.get(acme.name)) is first:
+                await asyncio.sleep(0.01)
+            while first.pid is not None:
+                await asyncio.sleep(0.01)
+        assert second is not None
+        assert second.ready
+        assert second.has(models)
+        assert urgencies(second) == usual
+        assert hosts.get(globex.name) is other
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await hosts.stop()
 
 

@@ -205,6 +205,10 @@ class InferenceHost:
         asyncio.get_running_loop().call_later(self._delay_s, self.spawn)
         self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
 
+    @property
+    def loaded(self) -> tuple[Digest, ...]:
+        return tuple(self._loaded)
+
     def has(self, digests: tuple[Digest, ...]) -> bool:
         return self._loaded.issuperset(digests)
 

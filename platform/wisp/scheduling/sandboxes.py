@@ -262,6 +262,7 @@ class Sandboxes:
 
     def _watch(self) -> None:
         self._watching = None
+        self.own_hosts.watch()
         held = [(slot, slot.turn) for slot in self.slots if slot.turn is not None]
         for slot, turn in held:
             self._turns.watch(turn)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from wisp.errors import ChildLost, InvalidFrame
 from wisp.names import Digest
 from wisp.scheduling.answers import SLICE_BYTES, take_out
+from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.hosts import InferenceHost
@@ -55,8 +56,6 @@ GRACE_S = 0.25
 """Past the deadline, before the process is killed: for a host call to notice, and for the answer to be copied."""
 ABANDON_S = 0.25
 """How long a guest that was told to stop may go on before its process is killed: a host call may have to end first."""
-LONG_NICENESS = 15
-"""Of a guest that uses much of a core; of everything else here it is 0, but for compilation and admission."""
 MAX_MODULES = 64
 """Modules that one sandbox keeps linked."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0

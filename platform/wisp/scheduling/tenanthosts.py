@@ -2,38 +2,72 @@
 bounded in number, and ended when nobody has needed it for a while.
 
 Such a host holds one tenant's models and sees one tenant's tensors. What breaks it costs that tenant's inferences
-alone.
+alone, and so does what it uses of the processor: beyond a share, its threads go on less urgently than everything else.
+That cannot be taken back, so once the tenant has kept below its share for as long again, another process takes over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from wisp.cores import usable_cores
 from wisp.errors import ModelLoading
 from wisp.names import Digest, TenantName
+from wisp.scheduling.appetites import Appetite, slow_down
 from wisp.scheduling.hosts import InferenceHost
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 60.0
 LOOK_EVERY_S = 5.0
+SHARE = 1 / 8
+"""Of all cores that the node may use."""
+MOMENT_S = 10.0
+"""How long a successor waits for a moment in which nobody uses the process that it takes over from."""
+MOMENT_STEP_S = 0.01
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Tenanted:
     host: InferenceHost
     users: int = 0
+    leases: int = 0
     used_s: float = 0.0
+    appetite: Appetite | None = None
+    slow: bool = False
+
+    def look(self, share: float) -> None:
+        """Counts what its process has used, and slows it down if that was too much."""
+        pid = self.host.pid
+        if pid is None or not self.host.ready:
+            return
+        if self.appetite is None or self.appetite.pid != pid:
+            self.appetite, self.slow = Appetite(pid, share), False
+        self.appetite.look()
+        if self.appetite.over and not self.slow:
+            self.slow = True
+            slow_down(pid)
+
+    @property
+    def reformed(self) -> bool:
+        return self.slow and self.appetite is not None and self.appetite.calm
 
 
 class TenantHosts:
     """At most `most` at a time; the one that was used longest ago makes room."""
 
-    def __init__(self, make: Callable[[], InferenceHost], *, most: int, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, make: Callable[[], InferenceHost], *, most: int, idle_s: float = IDLE_S, share: float | None = None
+    ) -> None:
+        """`share`: cores that each of them may use before others go first."""
         self.make = make
+        self._share = SHARE * usable_cores() if share is None else share
         self._most = most
         self._idle_s = idle_s
         self._hosts: OrderedDict[TenantName, Tenanted] = OrderedDict()
@@ -73,8 +107,19 @@ class TenantHosts:
         if held is None:
             yield
             return
-        with self._used(held, tenant), held.host.lease(digests):
-            yield
+        held.leases += 1
+        try:
+            with self._used(held, tenant), held.host.lease(digests):
+                yield
+        finally:
+            held.leases -= 1
+            held.look(self._share)
+
+    def watch(self) -> None:
+        """Called now and then while guests run: what infers for long is weighed before it ends."""
+        for held in self._hosts.values():
+            if held.leases:
+                held.look(self._share)
 
     @contextmanager
     def _used(self, held: Tenanted, tenant: TenantName) -> Iterator[None]:
@@ -97,13 +142,34 @@ class TenantHosts:
             held.host.drop(digest)
 
     async def run(self) -> None:
-        """Ends what is idle, until cancelled."""
+        """Ends what is idle, and replaces what was slowed down and may go faster again; until cancelled."""
         while True:
             await asyncio.sleep(min(LOOK_EVERY_S, self._idle_s))
             before_s = time.monotonic() - self._idle_s
             for tenant, held in list(self._hosts.items()):
+                held.look(self._share)
                 if not held.users and held.used_s < before_s:
                     self._end(tenant)
+                elif held.reformed:
+                    await self._replace(tenant, held)
+
+    async def _replace(self, tenant: TenantName, held: Tenanted) -> None:
+        """By a process that has the same models open, in a moment in which nobody uses it. Where that does not come,
+        or the models do not open, it is tried again later."""
+        leaving = successor = self.make()
+        successor.spawn()
+        try:
+            async with asyncio.timeout(MOMENT_S):
+                await successor.ensure(held.host.loaded)
+                while held.users:  # noqa: ASYNC110 - it is no event, but the absence of any
+                    await asyncio.sleep(MOMENT_STEP_S)
+            if self._hosts.get(tenant) is held:
+                self._hosts[tenant] = Tenanted(host=successor, used_s=held.used_s)
+                leaving = held.host
+        except (TimeoutError, ModelLoading):
+            log.info("tenant %s: its inference host goes on less urgently; another could not take over", tenant)
+        finally:
+            self._stop(leaving)
 
     async def stop(self) -> None:
         for tenant in list(self._hosts):
@@ -120,7 +186,9 @@ class TenantHosts:
         self._end(idle)
 
     def _end(self, tenant: TenantName) -> None:
-        host = self._hosts.pop(tenant).host
+        self._stop(self._hosts.pop(tenant).host)
+
+    def _stop(self, host: InferenceHost) -> None:
         self._former_restarts += host.restarts
         task = asyncio.get_running_loop().create_task(host.stop())
         self._ending.add(task)
