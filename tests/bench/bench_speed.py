@@ -44,6 +44,7 @@ from bench.stage import (  # noqa: E402
 )
 from bench.wasmfiles import module_of  # noqa: E402
 from served import connected, processes_of  # noqa: E402
+from wisp.sandbox.capi import Engine  # noqa: E402
 
 SMALL_MODEL = REPOSITORY / "tenants" / "acme" / "digits"
 SERVERS = ("hypercorn", "uvicorn")
@@ -164,7 +165,24 @@ def measure_cold(size: Size) -> list[Result]:
             for label, times in uploads.items()
         ),
         Result(name="start_to_ready_ms", value=statistics.median(starts), unit="ms"),
+        Result(name="compile_mb_per_s", value=compiled_mb_per_s(), unit="MB/s", better="higher"),
+        Result(name="demo_s", value=demo_s(), unit="s"),
     ]
+
+
+def compiled_mb_per_s() -> float:
+    """Of WebAssembly, by the engine on one module of 5 MB."""
+    module = module_of(5_000_000, b"hi")
+    return len(module) / 1e3 / milliseconds(lambda: Engine().compile(module))
+
+
+def demo_s() -> float:
+    command = [sys.executable, "-m", "wisp.cli", "demo"]
+
+    def demo() -> None:
+        subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY, timeout=300)
+
+    return milliseconds(demo) / 1e3
 
 
 def proportional_mb(root: int) -> float:
@@ -183,7 +201,7 @@ def measure_density(size: Size) -> list[Result]:
     for workers in (2, 4):
         with (
             tempfile.TemporaryDirectory() as name,
-            platform(Path(name), "--workers", str(workers)) as (served, tenants),
+            platform(Path(name), "--workers", str(workers), "--spare", "2") as (served, tenants),
         ):
             key = tenants.create("acme")
             model = (SMALL_MODEL / "digits.onnx").read_bytes()
@@ -204,6 +222,8 @@ def measure_density(size: Size) -> list[Result]:
     ]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        with platform(directory / "empty") as (served, _):
+            empty = proportional_mb(served.pid)
         begun = time.perf_counter()
         people = population.settle(
             directory / "data", tenants=min(1000, size.functions // 10), functions=size.functions
@@ -212,6 +232,7 @@ def measure_density(size: Size) -> list[Result]:
         begun = time.perf_counter()
         with platform(directory) as (served, tenants):
             started = (time.perf_counter() - begun) * 1e3
+            registered = proportional_mb(served.pid)
             counts = sorted({1, 100, size.functions})
             scripts = {count: population.rotation(directory, people, count) for count in counts}
             for count in counts:
@@ -247,6 +268,8 @@ def measure_density(size: Size) -> list[Result]:
             ),
             Result(name=f"start_with_{most}_functions_ms", value=started, unit="ms"),
             Result(name=f"rss_{most}_functions_in_rotation_mb", value=grown, unit="MB"),
+            Result(name="rss_per_registered_function_kb", value=(registered - empty) / size.functions * 1e3, unit="kB"),
+            Result(name="rss_per_loaded_function_kb", value=(grown - registered) / size.functions * 1e3, unit="kB"),
         ]
     return results
 

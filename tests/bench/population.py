@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from platforms import OPERATOR_KEY, TENANTS, Tenancy
+from platforms import OPERATOR_KEY, TENANTS, Tenancy, wide_policies
 from wat import REQUEST_AT, handler
 from wisp.names import parse_class, parse_function, parse_tenant
 from wisp.node import Node
@@ -29,7 +29,7 @@ def settle(data_dir: Path, *, tenants: int, functions: int) -> list[Person]:
 
 async def _settle(data_dir: Path, tenants: int, functions: int) -> list[Person]:
     settings = Settings.load(
-        {"data_dir": str(data_dir), "workers": "1", "policies": str(data_dir.parent / "policies")},
+        {"data_dir": str(data_dir), "workers": "1", "policies": str(wide_policies(data_dir.parent / "policies"))},
         environ={"WISP_OPERATOR_KEY": OPERATOR_KEY},
     )
     each = functions // tenants
