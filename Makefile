@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours cluster-test bench-nn clean
+.PHONY: help demo serve test lint types guests guests-check bench bench-update bench-neighbours bench-nn cluster-test clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,21 +38,21 @@ guests: ## rebuild the prebuilt guests (needs Rust and clang)
 guests-check: ## the prebuilt guests match their sources (needs neither)
 	$(PYTHON) sdk-rust/build.py --check
 
-bench: $(VENV)/.installed ## what speed costs here, as ratios; about twenty minutes
+bench: $(VENV)/.installed ## what a request costs, against the floor, workerd and a bare server, as ratios; twenty minutes
 	$(BIN)/python tests/bench/bench_speed.py
 	$(BIN)/python tests/bench/bench_claims.py
 
 bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how soon they answer on two nodes
 	$(BIN)/python tests/bench/bench_update.py
 
-bench-neighbours: $(VENV)/.installed ## what a hostile neighbour costs an honest tenant, a quarter of an hour
+bench-neighbours: $(VENV)/.installed ## what hostile neighbours cost an honest tenant; a quarter of an hour
 	$(BIN)/python tests/bench/bench_neighbours.py
-
-cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load, five minutes
-	$(BIN)/python tests/bench/bench_cluster.py
 
 bench-nn: $(VENV)/.installed ## inference against onnxruntime alone, FastAPI and MLServer, as ratios; half an hour
 	$(BIN)/python tests/bench/bench_nn.py
+
+cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load; five minutes
+	$(BIN)/python tests/bench/bench_cluster.py
 
 clean: ## everything that these targets made, the virtual environment too
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis sdk-rust/target

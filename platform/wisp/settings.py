@@ -293,7 +293,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=_operator_key,
         default=None,
         metavar="KEY",
-        help="the operator's key, 32 characters at least; with --dev one is made and kept in DIR/operator.key",
+        help="the operator's key (32 characters at least; --dev makes one and keeps it in the data directory)",
         secret=True,
     ),
     Setting(
@@ -301,8 +301,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse=_secrets_key,
         default=None,
         metavar="KEY",
-        help="seals tenants' secrets: 32 bytes in base64, the same on all nodes of one Redis; else one is made and kept"
-        " in DIR/secrets.key, which serves this node only",
+        help="which seals tenants' secrets (32 bytes in base64, the same on all nodes of one Redis; else each node"
+        " makes its own)",
         secret=True,
     ),
 )

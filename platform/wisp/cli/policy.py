@@ -49,7 +49,7 @@ Policies = Annotated[
 ClassOption = Annotated[str, typer.Option("--class", metavar="NAME", help="the tenant's class")]
 
 
-@policy.command()
+@policy.command(short_help="Print every fault of documents, by line.")
 def check(files: Files) -> None:
     """Print every fault of these documents, with its line and column; 1 if there are any."""
     faults = 0
@@ -62,7 +62,7 @@ def check(files: Files) -> None:
     raise typer.Exit(1 if faults else 0)
 
 
-@policy.command(name="explain")
+@policy.command(name="explain", short_help="Say why a module may run, or not.")
 def explain_module(
     module: Annotated[Path, typer.Argument(metavar="MODULE", show_default=False)],
     policy: Annotated[Path | None, typer.Argument(metavar="[POLICY]", show_default=False)] = None,
@@ -97,7 +97,7 @@ async def _facts(module: Path, ceilings: Ceilings) -> ModuleFacts:
         return await read_facts(compilers, module, compile_limits(ceilings))
 
 
-@policy.command()
+@policy.command(short_help="Say what is gained and lost, by field.")
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", show_default=False)],
     new: Annotated[Path, typer.Argument(metavar="NEW", show_default=False)],

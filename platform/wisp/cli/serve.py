@@ -11,6 +11,10 @@ from wisp.cli.deploy import deploy_folder
 from wisp.server import run
 from wisp.settings import SETTINGS, Setting, Settings
 
+VARIABLES_ALONE = "Variables alone, since they are secrets: " + "; ".join(
+    f"{setting.variable}, {setting.help}" for setting in SETTINGS if setting.flag is None
+)
+
 
 def serve(**flags: str | bool | None) -> None:
     """Run the platform on this machine until SIGTERM. Every option has a WISP_* variable; the option wins."""
