@@ -17,6 +17,7 @@ from wisp.node import Node
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.narrowing import check
 from wisp.policy.parse import parse_policy
+from wisp.policy.schema import Mount, Section
 from wisp.settings import SETTINGS
 from wisp.wire.outcome import Outcome
 
@@ -68,6 +69,30 @@ def test_paths_that_the_documents_name_exist(page: str) -> None:
     roots = (REPOSITORY, REPOSITORY / "platform" / "wisp", sdk, sdk / "wisp-guest")
     elsewhere = ("wasmtime/", "build/")  # another project's, and what a run leaves
     missing = [path for path in named if not path.startswith(elsewhere) and not any((r / path).exists() for r in roots)]
+    assert not missing
+
+
+def test_the_readmes_policy_is_one_and_says_every_key() -> None:
+    (text,) = re.findall(r"```yaml\n(wisp: 1\n.*?)```", README, re.DOTALL)
+    policy = parse_policy(text.encode())
+
+    def unsaid(section: Section) -> set[str]:
+        return set(type(section).model_fields) - section.model_fields_set
+
+    assert unsaid(policy) == {"entrypoint"}  # of the other ABI; the text says so
+    for section in (policy.limits, policy.concurrency, *policy.models):
+        assert unsaid(section) == set(), section
+    assert set().union(*(mount.model_fields_set for mount in policy.files)) == set(Mount.model_fields)
+
+
+PAGES = [path for path in REPOSITORY.rglob("*.md") if not {".venv", "target", "build"} & set(path.parts)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
+    """Whatever they name of this repository; of other places nothing is asked."""
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
 
 
