@@ -1,4 +1,4 @@
-"""The default HTTP server around an application of a test's own, and what callers say to it on real sockets."""
+"""The HTTP servers around an application of a test's own, and what callers say to it on real sockets."""
 
 from __future__ import annotations
 
@@ -6,45 +6,68 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import hypercorn.asyncio.run
 import pytest
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
+from hypercorn.typing import Framework
+from uvicorn.protocols.http import httptools_impl
 
+from wisp import fastserver, hypercornserver
 from wisp.connections import Callers
-from wisp.hypercornserver import FairServer
+from wisp.settings import Settings
 
+SERVERS = ("hypercorn", "uvicorn")
+HEAD_BYTES = 8 * 1024
 PATIENCE_S = 30.0
 App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A server that answers; `end` begins its graceful end."""
+
+    port: int
+    callers: Callers
+    end: Callable[[], None]
+
+    async def connections(self, expected: int) -> None:
+        """Returns when so many are open."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.callers.connections.open != expected:
+                await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def hypercorn_server(monkeypatch: pytest.MonkeyPatch, app: App, most: int = 100) -> AsyncIterator[int]:
-    """Its port."""
+async def running(monkeypatch: pytest.MonkeyPatch, kind: str, app: App, most: int = 100) -> AsyncIterator[Running]:
+    """`most`: connections. As the platform runs it, with smaller bounds."""
 
     async def with_lifespan(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await app(scope, receive, send)
 
-    monkeypatch.setattr(hypercorn.asyncio.run, "TCPServer", FairServer)
-    monkeypatch.setattr(FairServer, "callers", Callers(most), raising=False)
-    config, over = Config(), asyncio.Event()
-    config.errorlog = config.accesslog = None
-    config.include_server_header = False
-    config.h11_max_incomplete_size = 8 * 1024
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = int(bound.getsockname()[1])
-        config.bind = [f"fd://{bound.detach()}"]
-    running = asyncio.create_task(serve(with_lifespan, config, shutdown_trigger=over.wait))  # type: ignore[arg-type]
+    # Both servers make connections by names that wisp replaces; they are put back afterwards.
+    monkeypatch.setattr(hypercorn.asyncio.run, "TCPServer", hypercorn.asyncio.run.TCPServer)  # type: ignore[attr-defined]
+    monkeypatch.setattr(httptools_impl, "RequestResponseCycle", httptools_impl.RequestResponseCycle)
+    settings = Settings.load({"drain_timeout": "20s"}, environ={"WISP_OPERATOR_KEY": "k" * 32})
+    callers, over = Callers(most), asyncio.Event()
+    bound = socket.create_server(("127.0.0.1", 0))  # what comes before the server accepts waits in its queue
+    port = int(bound.getsockname()[1])
+    if kind == "uvicorn":
+        fast = fastserver.make_config(with_lifespan, settings, callers, backlog=100, head_s=20, head_bytes=HEAD_BYTES)
+        serving = fastserver.serve(fast, bound, over.wait)
+    else:
+        config = hypercornserver.make_config(settings, backlog=100, head_s=20, head_bytes=HEAD_BYTES)
+        serving = hypercornserver.serve(cast(Framework, with_lifespan), config, callers, bound, over.wait)
+    task = asyncio.create_task(serving)
     try:
-        yield port
+        yield Running(port=port, callers=callers, end=over.set)
     finally:
-        FairServer.callers.end()
         over.set()
         async with asyncio.timeout(PATIENCE_S):
-            await running
+            await task
+        bound.close()
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:

@@ -29,6 +29,20 @@ async def test_a_crowd_from_one_address_delays_another_by_one_turn() -> None:
     assert len(order) == 51
 
 
+async def test_what_is_queued_where_nobody_waits_is_begun() -> None:
+    turns, begun = Turns(), asyncio.Event()
+
+    def begin() -> bool:
+        begun.set()
+        return True
+
+    turns.queue("a", lambda: False)
+    turns.queue("a", begin)
+    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(turns.take("b"), 10)
+
+
 async def test_who_goes_away_passes_the_turn_on() -> None:
     turns = Turns()
     await turns.take("a")

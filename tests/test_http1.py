@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the default server speaks it: framing, bodies, faults of the application, and how callers leave."""
+"""HTTP/1.1 as both servers speak it: framing, bodies, faults of the application, and how callers leave."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from http_callers import PATIENCE_S, hypercorn_server, read_all, say
-from wisp.hypercornserver import FairServer
+from http_callers import PATIENCE_S, SERVERS, read_all, running, say
+from wisp import http1
 
 CLOSE = b"Connection: close\r\n\r\n"
+
+
+@pytest.fixture(params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def body_of(receive: Any) -> bytes:
@@ -38,10 +43,10 @@ def head(said: bytes) -> list[bytes]:
     return said.partition(b"\r\n\r\n")[0].split(b"\r\n")
 
 
-async def test_pipelined_requests_are_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hypercorn_server(monkeypatch, echo) as port:
+async def test_pipelined_requests_are_answered_in_order(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async with running(monkeypatch, kind, echo) as server:
         said = await say(
-            port,
+            server.port,
             b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
             b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n1\r\nf\r\n0\r\n\r\n"
             b"GET /g HTTP/1.1\r\nHost: h\r\n" + CLOSE,
@@ -52,22 +57,22 @@ async def test_pipelined_requests_are_answered_in_order(monkeypatch: pytest.Monk
     assert sum(line.startswith(b"date: ") for line in head(said)) == 1
 
 
-async def test_a_body_that_is_expected_is_asked_for_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_is_expected_is_asked_for_when_wanted(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     expecting = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n" + CLOSE
 
     async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await answer(send, b"no", status=403)
 
-    async with hypercorn_server(monkeypatch, echo) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(monkeypatch, kind, echo) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(expecting)
         async with asyncio.timeout(PATIENCE_S):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
         writer.write(b"abc")
         assert b"/? abc" in await read_all(reader)
         writer.close()
-    async with hypercorn_server(monkeypatch, refuse) as port:
-        assert (await say(port, expecting)).startswith(b"HTTP/1.1 403 ")
+    async with running(monkeypatch, kind, refuse) as server:
+        assert (await say(server.port, expecting)).startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize(
@@ -75,26 +80,26 @@ async def test_a_body_that_is_expected_is_asked_for_when_it_is_wanted(monkeypatc
     [(b"HEAD / HTTP/1.1", 200, b""), (b"GET / HTTP/1.1", 204, b""), (b"GET / HTTP/1.0", 200, b"text")],
 )
 async def test_an_answer_has_the_body_that_its_request_allows(
-    monkeypatch: pytest.MonkeyPatch, request_line: bytes, status: int, body: bytes
+    monkeypatch: pytest.MonkeyPatch, kind: str, request_line: bytes, status: int, body: bytes
 ) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b"text"})
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        said = await say(port, request_line + b"\r\nHost: h\r\n" + CLOSE)
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, request_line + b"\r\nHost: h\r\n" + CLOSE)
     assert said.partition(b"\r\n\r\n")[2] == body
 
 
-async def test_an_answer_of_unknown_length_is_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_of_unknown_length_is_chunked(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for part in (b"one", b"two"):
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body"})
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
     assert b"transfer-encoding: chunked" in said.lower()
     assert said.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
@@ -112,55 +117,56 @@ async def test_an_answer_of_unknown_length_is_chunked(monkeypatch: pytest.Monkey
     ],
 )
 async def test_a_header_that_http_does_not_allow_is_no_answer(
-    monkeypatch: pytest.MonkeyPatch, name: bytes, value: bytes
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: bytes, value: bytes
 ) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await answer(send, b"text", (name, value))
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 500 ")
     assert b"cookie" not in said
     assert b"x-b" not in said
 
 
-async def test_an_application_that_fails_is_a_500_or_a_broken_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_application_that_fails_is_a_500_or_breaks_off(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["raw_path"] == b"/late":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
             await send({"type": "http.response.body", "body": b"ten bytes!", "more_body": True})
         raise LookupError("of no concern to callers")
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        said = await say(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 500 ")
         assert b"concern" not in said
-        assert (await say(port, b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n")).endswith(b"\r\n\r\nten bytes!")
+        assert (await say(server.port, b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n")).endswith(b"\r\n\r\nten bytes!")
 
 
-async def test_a_body_that_nobody_read_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_nobody_read_ends_the_connection(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await answer(send, b"enough")
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        said = await say(port, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\nGET / HTTP/1.1\r\n\r\n")
     assert said.count(b"HTTP/1.1 ") == 1
 
 
-async def test_what_is_no_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hypercorn_server(monkeypatch, echo) as port:
-        assert (await say(port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+async def test_what_is_no_http_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(http1, "LINGER_S", 0.2)
+    async with running(monkeypatch, kind, echo) as server:
+        assert (await say(server.port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
         long = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"
-        assert (await say(port, long)).startswith(b"HTTP/1.1 431 ")
+        assert (await say(server.port, long)).startswith(b"HTTP/1.1 431 ")
         chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
-        said = await say(port, chunked)
+        said = await say(server.port, chunked)
         assert said.startswith(b"HTTP/1.1 400 ")
         assert said.count(b"HTTP/1.1 ") == 1
         two = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
-        assert (await say(port, two)).startswith(b"HTTP/1.1 400 ")
+        assert (await say(server.port, two)).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_who_leaves_is_seen_and_what_was_sent_ahead_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_is_seen_and_what_was_sent_ahead_is_kept(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     seen, waiting, go_on = list[str](), asyncio.Event(), asyncio.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -175,8 +181,8 @@ async def test_who_leaves_is_seen_and_what_was_sent_ahead_is_kept(monkeypatch: p
             seen.append((await receive())["type"])
         await answer(send, scope["raw_path"])
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(monkeypatch, kind, app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET /watched HTTP/1.1\r\nHost: h\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             await waiting.wait()
@@ -189,17 +195,16 @@ async def test_who_leaves_is_seen_and_what_was_sent_ahead_is_kept(monkeypatch: p
         writer.close()
 
         waiting.clear()
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET /left HTTP/1.1\r\nHost: h\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             await waiting.wait()
             writer.close()
-            while FairServer.callers.connections.open:
-                await asyncio.sleep(0.01)
+            await server.connections(0)
         assert seen == ["http.disconnect"]
 
 
-async def test_an_end_closes_what_is_idle_and_answers_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_end_closes_what_is_idle_and_answers_what_is_not(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -208,17 +213,71 @@ async def test_an_end_closes_what_is_idle_and_answers_what_is_not(monkeypatch: p
             await go_on.wait()
         await answer(send, b"done")
 
-    async with hypercorn_server(monkeypatch, app) as port:
-        idle, first = await asyncio.open_connection("127.0.0.1", port)
+    async with running(monkeypatch, kind, app) as server:
+        idle, first = await asyncio.open_connection("127.0.0.1", server.port)
         first.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        busy, second = await asyncio.open_connection("127.0.0.1", port)
+        busy, second = await asyncio.open_connection("127.0.0.1", server.port)
         second.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             await idle.readuntil(b"done")
             await begun.wait()
-            FairServer.callers.end()
+            server.end()
             assert await idle.read() == b""
             go_on.set()
             assert (await busy.read()).endswith(b"done")
         first.close()
         second.close()
+
+
+async def test_requests_sent_ahead_wait_for_turns_of_their_own(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A crowd of them on one connection is answered without keeping another caller waiting for all of it."""
+    order: list[bytes] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        order.append(scope["raw_path"])
+        await answer(send, b"done")
+
+    async with running(monkeypatch, kind, app) as server:
+        one, crowd = await asyncio.open_connection("127.0.0.1", server.port)
+        two, single = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+        for reader, writer in ((one, crowd), (two, single)):  # both have been accepted, and wait for nothing
+            writer.write(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
+            async with asyncio.timeout(PATIENCE_S):
+                await reader.readuntil(b"done")
+        order.clear()
+        crowd.write(b"GET /crowd HTTP/1.1\r\nHost: h\r\n\r\n" * 30)
+        single.write(b"GET /single HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await two.readuntil(b"done")
+            for _ in range(30):
+                await one.readuntil(b"done")
+        assert len(order) == 31
+        assert order.index(b"/single") <= 10
+        crowd.close()
+        single.close()
+
+
+async def test_a_body_in_a_thousand_pieces_is_a_body(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    pieces = b"".join(b"1\r\n%d\r\n" % (number % 10) for number in range(20_000))
+    async with running(monkeypatch, kind, echo) as server:
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+        said = await say(server.port, head + CLOSE, pieces, b"0\r\n\r\n")
+    assert said.endswith(b"/? " + b"0123456789" * 2_000)
+
+
+async def test_who_sends_too_many_requests_ahead_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn parses ahead of answers; Hypercorn's connections leave what they cannot answer yet in the socket."""
+    held = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await held.wait()
+        await answer(send, b"done")
+
+    async with running(monkeypatch, "uvicorn", app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 34)
+        assert await read_all(reader) == b""
+        await server.connections(0)
+        held.set()
+        assert b"done" in await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
+        writer.close()

@@ -1,4 +1,4 @@
-"""Hypercorn under the bounds of `wisp.connections`: real sockets, with shorter waits."""
+"""Both servers under the bounds of `wisp.connections`: real sockets, with shorter waits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from http_callers import PATIENCE_S, hypercorn_server, read_all
+from http_callers import SERVERS, read_all, running
 from wisp import connections
-from wisp.hypercornserver import FairServer
 
 ANSWER = bytes(16 << 20)
 """More than all buffers between the two take."""
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -21,44 +25,38 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": ANSWER})
 
 
-async def open_connections(expected: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while FairServer.callers.connections.open != expected:
-            await asyncio.sleep(0.01)
-
-
-async def test_who_does_not_take_an_answer_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_does_not_take_an_answer_loses_the_connection(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(connections, "STALLED_S", 0.2)
     monkeypatch.setattr(connections, "SLOWEST_BYTES_S", 1 << 40)
-    async with hypercorn_server(monkeypatch, app) as port:
+    async with running(monkeypatch, kind, app) as server:
         # A reader's limit keeps asyncio from reading on by itself.
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
         writer.write(REQUEST)
-        await open_connections(1)
-        await open_connections(0)
+        await server.connections(1)
+        await server.connections(0)
         assert len(await read_all(reader)) < len(ANSWER)
         writer.close()
 
 
-async def test_who_takes_it_in_time_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hypercorn_server(monkeypatch, app) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def test_who_takes_it_in_time_gets_all_of_it(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async with running(monkeypatch, kind, app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(REQUEST)
         assert len(await read_all(reader)) > len(ANSWER)
         writer.close()
 
 
-async def test_one_connection_too_many_of_an_address_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hypercorn_server(monkeypatch, app, most=4) as port:
-        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        await open_connections(2)
-        refused, third = await asyncio.open_connection("127.0.0.1", port)
+async def test_one_connection_too_many_of_an_address_is_closed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async with running(monkeypatch, kind, app, most=4) as server:
+        kept = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        await server.connections(2)
+        refused, third = await asyncio.open_connection("127.0.0.1", server.port)
         assert await read_all(refused) == b""
         third.close()
         for _, writer in kept:
             writer.close()
-        await open_connections(0)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await server.connections(0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(REQUEST)
         assert len(await read_all(reader)) > len(ANSWER)
         writer.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import Final
 
 OWN_DESCRIPTORS: Final = 512
@@ -18,13 +19,15 @@ MOST_CONNECTIONS: Final = 16_384
 STALLED_S: Final = 30.0
 SLOWEST_BYTES_S: Final = 64 * 1024
 """A caller has `STALLED_S` to begin taking an answer, and then must be as fast as this on the whole."""
+SMALL_BYTES: Final = 64 * 1024
+"""Of an answer: written as one. What waits in the transport beyond this is waited for."""
 
 
 class Turns:
     """One turn for each round of the event loop; addresses that wait take them one after the other."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[Callable[[], bool]]] = OrderedDict()
         self._taken = False
 
     async def take(self, address: str) -> None:
@@ -41,19 +44,32 @@ class Turns:
 
     async def wait(self, address: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(address, deque()).append(turn)
+
+        def begin() -> bool:
+            if turn.done():
+                return False
+            turn.set_result(None)
+            return True
+
+        self.queue(address, begin)
         await turn
+
+    def queue(self, address: str, begin: Callable[[], bool]) -> None:
+        """`begin` is called when the turn has come; it is passed on at once where that says that nobody wants it."""
+        self._waiting.setdefault(address, deque()).append(begin)
+        if not self._taken:
+            self._taken = True
+            asyncio.get_running_loop().call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
         while self._waiting:
             address, turns = next(iter(self._waiting.items()))
-            turn = turns.popleft()
+            begin = turns.popleft()
             if turns:
                 self._waiting.move_to_end(address)
             else:
                 del self._waiting[address]
-            if not turn.done():
-                turn.set_result(None)
+            if begin():
                 asyncio.get_running_loop().call_soon(self._pass_on)
                 return
         self._taken = False

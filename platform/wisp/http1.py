@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import h11
 
-from wisp.connections import Callers, slowest_s
+from wisp.connections import SMALL_BYTES, Callers, slowest_s
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ Application = Callable[
 ]
 
 READ_BYTES: Final = 64 * 1024
-SMALL_BYTES: Final = 64 * 1024
-"""Joined and written as one; what waits in the transport beyond this is waited for."""
+EVENTS_A_TURN: Final = 32
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
 """What is still read, and thrown away, after a head that was refused: a reset would lose the refusal."""
@@ -93,6 +92,8 @@ class Http1Connection:
         self._transport = writer.transport
         self._reading = asyncio.Lock()
         self._left = bounds.requests
+        self._in_turn = False
+        self._events = 0
 
     async def serve(self) -> None:
         """Until either side ends it; closes nothing."""
@@ -117,6 +118,9 @@ class Http1Connection:
                 if event is h11.NEED_DATA:
                     await self.read()
                 elif type(event) is h11.Request:
+                    if not self._in_turn:  # it came together with the one before
+                        await self.turn()
+                    self._in_turn = False
                     return event
                 else:
                     return None
@@ -152,8 +156,20 @@ class Http1Connection:
             self.parser.receive_data(data)
             if not data:
                 self.ended = True
-            elif not self._callers.turns.free():
-                await self._callers.turns.wait(self._address)
+                return
+            await self.turn()
+
+    async def turn(self) -> None:
+        if not self._callers.turns.free():
+            await self._callers.turns.wait(self._address)
+        self._in_turn, self._events = True, 0
+
+    async def next_event(self) -> object:
+        """As the parser's, but a body in a thousand pieces takes several turns."""
+        self._events += 1
+        if self._events > EVENTS_A_TURN:
+            await self.turn()
+        return self.parser.next_event()
 
     async def left(self) -> None:
         """Returns when the caller has closed. What it sends meanwhile is kept for afterwards, up to a bound."""
@@ -225,7 +241,7 @@ class Exchange:
             if self._parser.they_are_waiting_for_100_continue:
                 await self._connection.write([self._parser.send(CONTINUE) or b""])
             try:
-                event = self._parser.next_event()
+                event = await self._connection.next_event()
                 if event is h11.NEED_DATA:
                     await self._connection.read()
                     continue
@@ -233,7 +249,7 @@ class Exchange:
                 await self._connection.refuse(error.error_status_hint)
                 self._connection.ended = self._over = True
                 return GONE
-            if type(event) is h11.Data:
+            if isinstance(event, h11.Data):
                 return {"type": "http.request", "body": bytes(event.data), "more_body": True}
             self._taken = True
             return {"type": "http.request", "body": b"", "more_body": False}

@@ -21,12 +21,10 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.typing import Framework
 
-from wisp.connections import Callers, room_for_connections
+from wisp.connections import Callers
 from wisp.errors import InvalidSettings
 from wisp.http1 import Application, Bounds, Http1Connection
 from wisp.settings import Settings
-
-log = logging.getLogger(__name__)
 
 REQUESTS_A_CONNECTION: Final = 100_000
 TLS_HANDSHAKE_S: Final = 10.0
@@ -79,13 +77,12 @@ def _no_threads(*_: object) -> None:
     raise NotImplementedError
 
 
-def keep_connections_fair() -> None:
+def keep_connections_fair(callers: Callers) -> None:
     """Hypercorn makes a connection by this name; raises if it does not any more."""
     known = (TCPServer, FairServer)
     if getattr(hypercorn.asyncio.run, "TCPServer", None) not in known:
         raise RuntimeError("this hypercorn is not the one whose connections wisp knows how to replace")
-    FairServer.callers = Callers(room_for_connections())
-    log.info("at most %d connections", FairServer.callers.connections.most)
+    FairServer.callers = callers
     hypercorn.asyncio.run.TCPServer = FairServer  # type: ignore[attr-defined]
 
 
@@ -111,10 +108,15 @@ def make_config(settings: Settings, *, backlog: int, head_s: float, head_bytes: 
     return config
 
 
-async def serve(app: Framework, config: Config, bound: socket.socket, drained: Callable[[], Awaitable[object]]) -> None:
+async def serve(
+    app: Framework,
+    config: Config,
+    callers: Callers,
+    bound: socket.socket,
+    drained: Callable[[], Awaitable[object]],
+) -> None:
     """Until `drained` returns, then until what is in flight has ended or outlasted the drain. Closes `bound`."""
-    keep_connections_fair()
-    callers = FairServer.callers
+    keep_connections_fair(callers)
 
     async def end() -> None:
         await drained()

@@ -29,7 +29,7 @@ from hypercorn.typing import Framework
 
 from wisp import hypercornserver
 from wisp.api.app import create_app
-from wisp.connections import STALLED_S
+from wisp.connections import STALLED_S, Callers, room_for_connections
 from wisp.errors import InvalidSettings, WispError
 from wisp.node import Node
 from wisp.settings import MIN_OPERATOR_KEY, Settings
@@ -138,6 +138,8 @@ async def _answer_requests(
     metrics.watch(lambda: gauges_of(node))
     app = cast(Framework, create_app(node, metrics))
     url = base_url(node.settings, bound)
+    callers = Callers(room_for_connections())
+    log.info("at most %d connections", callers.connections.most)
     spare_from_collection()
     bound.listen(BACKLOG)  # from here on callers wait for the server instead of being refused
     async with asyncio.TaskGroup() as group:
@@ -145,10 +147,12 @@ async def _answer_requests(
         log.info("listening on %s", url)
         if node.settings.server == "uvicorn":
             fast = fast_server()
-            bounds = fast.make_config(app, node.settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+            bounds = fast.make_config(
+                app, node.settings, callers, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES
+            )
             await fast.serve(bounds, bound, lambda: _drained(node, stop))
         else:
-            await hypercornserver.serve(app, config, bound, lambda: _drained(node, stop))
+            await hypercornserver.serve(app, config, callers, bound, lambda: _drained(node, stop))
         if beside is not None:
             beside.cancel()
 

@@ -1,4 +1,4 @@
-"""What wisp is compared with: the same HTTP server under the same settings, and no platform behind it.
+"""What wisp is compared with: the same HTTP server as its makers have it, and no platform behind it.
 
 python tests/bench/bare.py SERVER PORT
 """
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 import uvloop
 from hypercorn.asyncio import serve
 
@@ -42,7 +43,10 @@ def main() -> None:
     )
     if server == "uvicorn":
         with listen(settings.bind) as bound:
-            fast = fastserver.make_config(app, settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+            fast = uvicorn.Config(
+                app, http="httptools", ws="none", lifespan="off", loop="none", log_config=None, access_log=False,
+                server_header=False, proxy_headers=False, backlog=BACKLOG,
+            )  # fmt: skip
             uvloop.run(fastserver.serve(fast, bound, asyncio.Event().wait))
         return
     config = hypercornserver.make_config(settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
