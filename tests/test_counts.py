@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import pytest
+from starlette.types import Message
 
+import wisp
 from bench.population import echo_module
 from platforms import TENANTS, Tenancy
 from sandbox.guests import Bench
+from wisp.api.dataplane import DataPlane
 from wisp.node import Node
 from wisp.registry.connection import Connection
 from wisp.sandbox import capi
+from wisp.telemetry import Metrics
 from wisp.wire.channel import Channel
 from wisp.wire.exchange import encode_request_head
 from wisp.wire.outcome import Outcome
@@ -27,6 +34,9 @@ HELLO = TENANTS / "globex" / "hello" / "module.wasm"
 FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 """What a function of a C library is an instance of."""
 REQUESTS = 20
+CALLS, LIBRARY_CALLS = 150, 150
+"""Of wisp's own functions in Python, and from them of others in C, for one request in the router."""
+WISP = str(Path(wisp.__file__).parent)
 ECHO_POLICY = b"wisp: 1\nabi: handler\nlimits: {memory: 64Mi, request_body: 4Mi, response_body: 4Mi, fuel: 1G}\n"
 
 
@@ -99,6 +109,44 @@ async def test_a_warm_request_is_a_frame_there_and_a_frame_back(
     for _ in range(REQUESTS):
         assert (await globex.call("hello")).outcome is Outcome.OK
     assert (frames["sent"], frames["received"], frames["reads"]) == (REQUESTS, REQUESTS, REQUESTS)
+
+
+async def test_a_warm_request_makes_this_many_calls_in_the_router(node: Node, globex: Tenancy) -> None:
+    await globex.deploy_folder("hello")
+    app, statuses = DataPlane(node, Metrics()), Counter[int]()
+    scope = {
+        "type": "http", "method": "GET", "raw_path": b"/t/globex/hello", "query_string": b"name=ada",
+        "headers": [(b"host", b"wisp"), (b"authorization", b"Bearer " + globex.secret.encode()), (b"accept", b"*/*")],
+    }  # fmt: skip
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        statuses[message.get("status", 0)] += 1
+
+    async def calls_of_one() -> tuple[int, int]:
+        counts: Counter[str] = Counter()
+
+        def note(frame: FrameType, event: str, argument: object) -> None:
+            if frame.f_code.co_filename.startswith(WISP):
+                counts[event] += 1
+
+        sys.setprofile(note)
+        try:
+            await app(scope, receive, send)
+        finally:
+            sys.setprofile(None)
+        return counts["call"], counts["c_call"]
+
+    for _ in range(4 * len(node.sandboxes.slots)):
+        await app(scope, receive, send)
+    # The fewest of many: what the node does beside requests is none of theirs.
+    ours, library = map(min, zip(*[await calls_of_one() for _ in range(5 * REQUESTS)], strict=True))
+    assert set(statuses) == {0, 200}
+    assert ours <= CALLS
+    assert library <= LIBRARY_CALLS
 
 
 async def test_bodies_that_are_large_go_through_no_frame(node: Node, acme: Tenancy, frames: Counter[str]) -> None:

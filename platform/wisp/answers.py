@@ -11,10 +11,11 @@ from wisp.names import RequestId
 from wisp.resolution import Target
 from wisp.scheduling.budget import ByteBudget
 from wisp.tenantlog import Stream, TenantLog
-from wisp.wire.exchange import MalformedExchange, Response, decode_response
+from wisp.wire.exchange import MalformedExchange, Response, ResponseDecoder
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
 NS_PER_MS: Final = 1_000_000
+MAX_DECODERS: Final = 4096
 
 
 class Answer:
@@ -56,13 +57,15 @@ class Answers:
         self._tenantlog = tenantlog
         self._denials = denials
         self._ledger = ledger
+        self._decoders: dict[int, ResponseDecoder] = {}
+        """By the handle of a function's version."""
 
     def make(self, target: Target, request_id: RequestId, ending: Ending, *, queue_ns: int, bytes_in: int) -> Answer:
         """It is in the ledger before it is told. Raises `Overloaded` and `TooManyInflight`, as `Answer` does."""
         outcome, detail, response, bytes_out = ending.outcome, ending.detail, None, 0
         if outcome is Outcome.OK:
             try:
-                response = decode_response(memoryview(ending.response))
+                response = self._decoder(target.plan.link.handle).decode(bytes(ending.response))
             except MalformedExchange as error:
                 outcome, detail = Outcome.INVALID_GUEST_RESPONSE, str(error)
             else:
@@ -90,6 +93,14 @@ class Answers:
             raise
         self._ledger.record(tenant, function, outcome, receipt)
         return answer
+
+    def _decoder(self, handle: int) -> ResponseDecoder:
+        found = self._decoders.get(handle)
+        if found is None:
+            if len(self._decoders) >= MAX_DECODERS:
+                del self._decoders[next(iter(self._decoders))]
+            found = self._decoders[handle] = ResponseDecoder()
+        return found
 
     def _note(self, target: Target, request_id: RequestId, stream: Stream, text: str) -> None:
         self._tenantlog.add(

@@ -14,12 +14,13 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
 from wisp.errors import NotFound, RegistryUnavailable
 from wisp.names import FunctionName, TenantName
-from wisp.registry.usage import Place, Usage, Use
+from wisp.registry.usage import METRICS, Place, Usage, Use
 from wisp.usagejournal import Batch, Full, Journal, Key, left_behind
 from wisp.wire.outcome import Receipt
 
@@ -30,6 +31,8 @@ LAST_FLUSH_S: Final = 5.0
 MAX_PLACES: Final = 100_000
 """Hours and functions in one batch. Beyond, which takes days without Redis, hours are no longer told apart."""
 HOUR_S: Final = 3600
+SUMS: Final = itemgetter(*map(Receipt._fields.index, METRICS))
+"""Of a receipt, what is summed, in its order."""
 
 
 class Ledger:
@@ -53,10 +56,7 @@ class Ledger:
     def record(self, tenant: TenantName, function: FunctionName, outcome: str, receipt: Receipt) -> None:
         """One request. `outcome` is one of `registry.usage.OUTCOMES`."""
         hour = int(time.time()) // HOUR_S
-        sums = (
-            receipt.fuel, receipt.nn_fuel, receipt.cpu_ns, receipt.nn_ns, receipt.inferences, receipt.tensor_bytes,
-            receipt.bytes_in, receipt.bytes_out,
-        )  # fmt: skip
+        sums = SUMS(receipt)
         used = self._current.used
         key = (hour, tenant, function)
         use = used.get(key)

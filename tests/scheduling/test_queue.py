@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ def waiter(tenant: str, *, brief: bool = True, expected_ns: int = 0) -> Waiter[s
     if expected_ns:
         for _ in range(200):
             runtime.note(expected_ns)
-    return Waiter(tenant, runtime, brief=brief)
+    return Waiter(tenant, runtime, asyncio.get_running_loop(), brief=brief)
 
 
 def anybody(_: str, __: bool) -> bool:

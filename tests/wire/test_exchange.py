@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from wisp.wire.exchange import (
     MAX_HEADERS,
     Headers,
     MalformedExchange,
+    Response,
+    ResponseDecoder,
     decode_request,
     decode_response,
     encode_request_head,
@@ -124,6 +127,28 @@ def test_a_response_with_a_flipped_byte_decodes_or_is_refused(
     except MalformedExchange:
         return
     assert encode_response(response.status, response.headers, bytes(response.body)) == bytes(message)
+
+
+def decoded(decode: Callable[[Any], Response], message: bytes | memoryview) -> object:
+    try:
+        response = decode(message)
+    except MalformedExchange as error:
+        return str(error)
+    return response.status, response.headers, bytes(response.body)
+
+
+@given(st.lists(header_lists, min_size=1, max_size=2), st.data())
+def test_a_decoder_that_remembers_the_last_head_decodes_as_one_that_does_not(
+    heads: list[Headers], data: st.DataObject
+) -> None:
+    decoder = ResponseDecoder()
+    for _ in range(4):
+        head, body = data.draw(st.sampled_from(heads)), data.draw(st.binary(max_size=20))
+        message = bytearray(encode_response(data.draw(st.sampled_from((200, 200, 404, 99))), head, body))
+        if data.draw(st.booleans()):
+            message[data.draw(st.integers(0, len(message) - 1))] ^= data.draw(st.integers(0, 255))
+        cut = bytes(message[: data.draw(st.sampled_from((len(message), len(message), len(message) - 1, 8)))])
+        assert decoded(decoder.decode, cut) == decoded(decode_response, memoryview(cut))
 
 
 def test_the_number_and_the_size_of_headers_are_bounded() -> None:

@@ -59,6 +59,14 @@ HOP_BY_HOP: Final = frozenset(
 )
 """RFC 9110 §7.6.1, and what older clients send."""
 NOT_FOR_GUESTS: Final = HOP_BY_HOP | {b"authorization"}
+ORDINARY: Final = frozenset(
+    {
+        b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"content-type", b"cookie", b"forwarded",
+        b"host", b"origin", b"referer", b"traceparent", b"tracestate", b"user-agent", b"x-forwarded-for",
+        b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip",
+    }
+)  # fmt: skip
+"""What most requests carry, and only the guest reads."""
 SPECIAL: Final = NOT_FOR_GUESTS | {b"content-length", b"x-request-id"}
 """What the platform looks at, beside its own."""
 NOT_FROM_GUESTS: Final = HOP_BY_HOP | {b"content-length", b"date", b"server", b"server-timing"}
@@ -93,7 +101,7 @@ def read_head(raw: Sequence[tuple[bytes, bytes]]) -> Head:
     pins: list[bytes] = []
     for pair in raw:
         name, value = pair
-        if name not in SPECIAL and not name.startswith(OWN):
+        if name in ORDINARY or (name not in SPECIAL and not name.startswith(OWN)):
             kept.append(pair)
         elif name == b"authorization":
             authorizations.append(value)
@@ -149,25 +157,29 @@ def _decoded(segment: bytes) -> str:
 
 
 def receipt_headers(outcome: Outcome, version: int, receipt: Receipt, request: RequestId) -> RawHeaders:
+    (
+        fuel, nn_fuel, memory_peak_bytes, cpu_ns, queue_ns, store_ns, guest_ns, nn_ns, host_calls, inferences,
+        tensor_bytes, _, _,
+    ) = receipt  # fmt: skip
     return [
         OUTCOME_HEADERS[outcome],
         (b"wisp-version", b"%d" % version),
-        (b"wisp-fuel-used", b"%d" % receipt.fuel),
-        (b"wisp-nn-fuel", b"%d" % receipt.nn_fuel),
-        (b"wisp-memory-peak", b"%d" % receipt.memory_peak_bytes),
-        (b"wisp-host-calls", b"%d" % receipt.host_calls),
-        (b"wisp-inferences", b"%d" % receipt.inferences),
-        (b"wisp-tensor-bytes", b"%d" % receipt.tensor_bytes),
+        (b"wisp-fuel-used", b"%d" % fuel),
+        (b"wisp-nn-fuel", b"%d" % nn_fuel),
+        (b"wisp-memory-peak", b"%d" % memory_peak_bytes),
+        (b"wisp-host-calls", b"%d" % host_calls),
+        (b"wisp-inferences", b"%d" % inferences),
+        (b"wisp-tensor-bytes", b"%d" % tensor_bytes),
         (b"wisp-request-id", request.encode()),
         (
             b"server-timing",
             b"queue;dur=%.3f, store;dur=%.3f, guest;dur=%.3f, nn;dur=%.3f, cpu;dur=%.3f"
             % (
-                receipt.queue_ns / NS_PER_MS,
-                receipt.store_ns / NS_PER_MS,
-                receipt.guest_ns / NS_PER_MS,
-                receipt.nn_ns / NS_PER_MS,
-                receipt.cpu_ns / NS_PER_MS,
+                queue_ns / NS_PER_MS,
+                store_ns / NS_PER_MS,
+                guest_ns / NS_PER_MS,
+                nn_ns / NS_PER_MS,
+                cpu_ns / NS_PER_MS,
             ),
         ),
     ]
@@ -255,21 +267,17 @@ class DataPlane:
         try:
             if not head.bodiless:
                 await request.read_into(body, self.body_timeout_s)
-            return await self._invoke(request, target, call, body)
+            watch = Watch(request)  # a caller that goes away takes the guest with it
+            try:
+                return await self.dispatcher.invoke(target, call, body)
+            except asyncio.CancelledError:
+                if watch.saw_it_go:
+                    raise ClientGone from None
+                raise
+            finally:
+                watch.end()
         finally:
             body.close()
-
-    async def _invoke(self, request: Incoming, target: Target, call: Call, body: RequestBody) -> Answer:
-        """While it runs, the connection is watched: a caller that goes away takes the guest with it."""
-        watch = Watch(request)
-        try:
-            return await self.dispatcher.invoke(target, call, body)
-        except asyncio.CancelledError:
-            if watch.saw_it_go:
-                raise ClientGone from None
-            raise
-        finally:
-            watch.end()
 
     async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> int:
         receipt = answer.receipt

@@ -32,8 +32,8 @@ class Waiter(Generic[R]):
 
     __slots__ = ("brief", "expected_ns", "granted", "runtime", "tenant")
 
-    def __init__(self, tenant: str, runtime: RunTime, *, brief: bool) -> None:
-        self.granted: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    def __init__(self, tenant: str, runtime: RunTime, loop: asyncio.AbstractEventLoop, *, brief: bool) -> None:
+        self.granted: asyncio.Future[R] = loop.create_future()
         self.tenant = tenant
         self.runtime = runtime
         self.brief = brief
@@ -109,6 +109,8 @@ class FairQueue(Generic[W]):
         return None
 
     def _next(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], W] | None:
+        if len(self._lanes) == 1:
+            return self._only(may_take)
         ready: list[tuple[Lane[W], W]] = []
         for tenant, lane in self._lanes.items():
             waiter = lane.first(tenant, may_take)
@@ -123,6 +125,17 @@ class FairQueue(Generic[W]):
         for lane, _ in ready:
             lane.deficit_ns += rounds * QUANTUM_NS * lane.weight
         return next(each for each in ready if each[0].deficit_ns > 0)
+
+    def _only(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], W] | None:
+        """As below: nobody else waits, so its rounds are its own."""
+        ((tenant, lane),) = self._lanes.items()
+        waiter = lane.first(tenant, may_take)
+        if waiter is None:
+            return None
+        if lane.deficit_ns <= 0:
+            quantum_ns = QUANTUM_NS * lane.weight
+            lane.deficit_ns += (-lane.deficit_ns // quantum_ns + 1) * quantum_ns
+        return lane, waiter
 
     def _take_out(self, lane: Lane[W], waiter: W) -> None:
         lane.waiters.remove(waiter)  # the first, or one of few that are passed over
@@ -145,8 +158,9 @@ class FairQueue(Generic[W]):
         """For a turn that begins, or for one that ended and cost more, or less (then negative), than it was charged."""
         lane = self._lanes.get(tenant)
         if lane is not None:
-            lane.deficit_ns = max(lane.deficit_ns - cost_ns, -DEBT_NS)
-            if lane.deficit_ns <= 0:
+            deficit_ns = lane.deficit_ns - cost_ns
+            lane.deficit_ns = deficit_ns if deficit_ns > -DEBT_NS else -DEBT_NS
+            if deficit_ns <= 0:
                 self._lanes.move_to_end(tenant)
             return
         lane = self._debtors.pop(tenant, None)

@@ -37,14 +37,16 @@ class RunTime:
             self.mean_ns, self.deviation_ns = float(took_ns), took_ns / 2
         else:
             # A machine that stood still for a moment says nothing of the function.
-            took_ns = min(took_ns, max(BRIEF_NS, OUTLIER * self.high_ns))
-            self.deviation_ns += (abs(took_ns - self.mean_ns) - self.deviation_ns) / 4
-            self.mean_ns += (took_ns - self.mean_ns) / 8
+            if took_ns > BRIEF_NS:
+                took_ns = min(took_ns, max(BRIEF_NS, OUTLIER * self.high_ns))
+            off_ns = took_ns - self.mean_ns
+            self.deviation_ns += (abs(off_ns) - self.deviation_ns) / 4
+            self.mean_ns += off_ns / 8
         self.runs += 1
         mean_ns, deviation_ns = self.mean_ns, self.deviation_ns
         self.low_ns = int(mean_ns - deviation_ns) if mean_ns > deviation_ns else 0
-        self.high_ns = int(mean_ns + 2 * deviation_ns)
-        self.brief = self.high_ns <= BRIEF_NS
+        self.high_ns = high_ns = int(mean_ns + 2 * deviation_ns)
+        self.brief = high_ns <= BRIEF_NS
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4

@@ -20,7 +20,7 @@ from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, RunTime, RunTimes
 from wisp.scheduling.shares import Shares
 from wisp.scheduling.slots import Sandbox
 from wisp.scheduling.tenanthosts import TenantHosts
-from wisp.scheduling.turns import Turns
+from wisp.scheduling.turns import Turn, Turns
 from wisp.scheduling.waits import Wait, refuse_hopeless
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
@@ -38,8 +38,8 @@ class Run(Waiter[Ending | None]):
 
     __slots__ = ("expiry", "job", "number", "queued_ns", "sandbox", "since_ns")
 
-    def __init__(self, job: Job, runtime: RunTime, *, brief: bool) -> None:
-        super().__init__(job.tenant, runtime, brief=brief)
+    def __init__(self, job: Job, runtime: RunTime, loop: asyncio.AbstractEventLoop, *, brief: bool) -> None:
+        super().__init__(job.tenant, runtime, loop, brief=brief)
         self.job = job
         self.number = 0
         self.sandbox: Sandbox | None = None
@@ -133,14 +133,15 @@ class Sandboxes:
         # A trial says nothing of what requests will take.
         runtime = RunTime() if job.probe else self._times.of(job.tenant, job.link.function)
         brief = runtime.brief and self._shares.is_trusted(job.tenant)
+        loop = asyncio.get_running_loop()
         while True:
-            if not self._has_models(job):
+            if (job.models or job.needs_own) and not self._has_models(job):
                 await self._ensure_models(job)
-            run = Run(job, runtime, brief=brief)
+            run = Run(job, runtime, loop, brief=brief)
             if self._idle and self._shares.may_take(job.tenant, brief):
                 self._begin(run, self._take_idle(job))
             else:
-                self._enqueue(run, queue_timeout_s)
+                self._enqueue(run, queue_timeout_s, loop)
             try:
                 ending = await run.granted
             except asyncio.CancelledError:
@@ -165,14 +166,14 @@ class Sandboxes:
         if job.needs_own:
             await self.own_hosts.ensure(job.tenant, job.own_models)
 
-    def _enqueue(self, run: Run, timeout_s: float) -> None:
+    def _enqueue(self, run: Run, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
         """Raises `Overloaded`, `TooManyInflight`, and `QueueTimeout` where it could hardly be served in time."""
         job = run.job
         if not job.probe and not self._is_hopeful(timeout_s):
             refuse_hopeless(self._expect(job.tenant, job.weight, brief=run.brief), timeout_s)
         self._queue.push(run, job.weight)
         run.since_ns = time.monotonic_ns()
-        run.expiry = asyncio.get_running_loop().call_later(timeout_s, self._expire, run, timeout_s)
+        run.expiry = loop.call_later(timeout_s, self._expire, run, timeout_s)
 
     def _is_hopeful(self, timeout_s: float) -> bool:
         """Whether no estimate could say otherwise: all that runs is brief, and what waits is little."""
@@ -244,16 +245,19 @@ class Sandboxes:
             self._turns.close(turn, whole=cpu_ns is not None)
         if sandbox.ready:
             self._idle.append(sandbox)
-        self._grant()
+        self._grant(turn)
 
-    def _grant(self) -> None:
+    def _grant(self, ended: Turn | None) -> None:
+        """To whoever waits, what has become possible by this turn's end."""
         while self._idle:
             run = self._queue.pop(self._shares.may_take)
             if run is None:
                 return
             run.leave_queue(time.monotonic_ns())
-            if self._has_models(run.job):
+            if not (run.job.models or run.job.needs_own) or self._has_models(run.job):
                 self._begin(run, self._idle.pop())
+                if ended is not None and run.tenant == ended.tenant and run.brief is ended.brief:
+                    return  # shares are what they were, and nobody who waits had one left then
             else:  # the host died, or a model made room: it waits for that, but in no sandbox
                 run.granted.set_result(None)
 

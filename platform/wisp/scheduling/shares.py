@@ -55,8 +55,7 @@ class Shares:
 
     def is_trusted(self, tenant: str) -> bool:
         """Whether its runs may be taken for brief ones."""
-        until_ns = self._until_ns.get(tenant)
-        if until_ns is None:
+        if not self._until_ns or (until_ns := self._until_ns.get(tenant)) is None:
             return True
         if self._clock_ns() < until_ns:
             return False
