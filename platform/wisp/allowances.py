@@ -79,7 +79,7 @@ class Pool:
         self.estimate: float = 0
 
     def reserve(self, most: float) -> float:
-        amount = min(self.estimate, most, max(self.left, 0))
+        amount = min(self.estimate, most, self.left if self.left > 0 else 0)
         self.left -= amount
         self.reserved += amount
         return amount
@@ -151,17 +151,18 @@ class Allowance:
 
     def enter(self, now: float, *, fuel: int, infers: bool, bytes_in: int) -> Reservation | None:
         """None: it takes a lease to say. `fuel`: the most that the request may use."""
-        if now >= self.trusted_until and self.cut_off_at is None:
-            return None
         if self.cut_off_at is not None:
             self._go_on(now)
+        elif now >= self.trusted_until:
+            return None
         self.used_at = now
         if self.lacking(infers) is not None:
             return None
         self.requests.left -= 1
         self.requests.spent += 1
-        self.bytes_in.left -= bytes_in
-        self.bytes_in.spent += bytes_in
+        if bytes_in:
+            self.bytes_in.left -= bytes_in
+            self.bytes_in.spent += bytes_in
         return Reservation(self.fuel.reserve(fuel), self.nn.reserve(math.inf) if infers else 0, bytes_in)
 
     def lacking(self, infers: bool) -> Resource | None:
@@ -291,7 +292,9 @@ class Allowance:
 
     def take_slot(self) -> None:
         self.inflight += 1
-        self._peak = max(self._peak, self.inflight + self.waiting)
+        demand = self.inflight + self.waiting
+        if demand > self._peak:
+            self._peak = demand
 
     def idle(self, now: float, idle_s: float) -> bool:
         return not self.inflight and not self.waiting and now - self.used_at >= idle_s

@@ -8,7 +8,7 @@ are what is short, its functions take turns.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 
 from wisp.allowances import Allowance
 from wisp.errors import QueueTimeout, TooManyInflight
@@ -21,16 +21,18 @@ class Gate:
 
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
-        self.running: Counter[str] = Counter()
+        self.running: dict[str, int] = {}
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._most: dict[str, int] = {}
 
     def try_pass(self, function: str, most: int) -> bool:
         """At once, or not at all; never past one that waits."""
         allowance = self.allowance
-        if allowance.inflight >= allowance.slots or self.running[function] >= most or function in self._waiting:
+        running = self.running.get(function, 0)
+        if allowance.inflight >= allowance.slots or running >= most or function in self._waiting:
             return False
-        self._take(function)
+        self.running[function] = running + 1
+        allowance.take_slot()
         return True
 
     def is_short_of_slots(self) -> bool:
@@ -64,8 +66,10 @@ class Gate:
 
     def leave(self, function: str) -> None:
         self.allowance.inflight -= 1
-        self.running[function] -= 1
-        if not self.running[function]:
+        running = self.running[function] - 1
+        if running:
+            self.running[function] = running
+        else:
             del self.running[function]
         if self._waiting:
             self.wake()
@@ -76,7 +80,7 @@ class Gate:
         for function in list(self._waiting):
             if allowance.inflight >= allowance.slots:
                 return
-            if self.running[function] < self._most[function]:
+            if self.running.get(function, 0) < self._most[function]:
                 self._waiting.move_to_end(function)
                 self._admit_first(function)
 
@@ -105,13 +109,14 @@ class Gate:
         del self._most[function]
 
     def _take(self, function: str) -> None:
-        self.running[function] += 1
+        self.running[function] = self.running.get(function, 0) + 1
         self.allowance.take_slot()
 
     def _full(self, function: str, most: int, max_queue: int) -> TooManyInflight:
         quota = self.allowance.quota.max_inflight
-        if self.running[function] >= most:
-            running, whose, limit = self.running[function], "the function", most
+        running = self.running.get(function, 0)
+        if running >= most:
+            whose, limit = "the function", most
         else:
             running, whose, limit = max(self.allowance.slots_used, 0) + self.allowance.inflight, "the tenant", quota
         return TooManyInflight(

@@ -115,7 +115,7 @@ class Quotas:
     def refuse_early(self, tenant: TenantName) -> None:
         """Before a body is read: raises `RateLimited` or `QuotaExceeded` where it is known that nothing is left."""
         desk = self._desks.get(tenant)
-        if desk is not None:
+        if desk is not None and desk.allowance.dry_until > 0:
             allowance, now = desk.allowance, self._clock()
             if now < allowance.dry_until and (lacking := allowance.lacking(infers=False)) is not None:
                 raise allowance.refusal(lacking, now)

@@ -75,6 +75,7 @@ PIN: Final = b"wisp-version"
 MEMORABLE_BYTES: Final = 128
 """Of a path that is remembered with what it names."""
 BODILESS: Final = frozenset({204, 205, 304})
+CODE_OF: Final = {outcome: outcome.value for outcome in CODES}
 OUTCOME_HEADERS: Final = {outcome: (b"wisp-outcome", outcome.value.encode()) for outcome in CODES}
 
 
@@ -219,7 +220,7 @@ class DataPlane:
             tenant, function = name, called
             answer = await self._run(scope, request, head, target, below)
             try:
-                code = answer.outcome.value
+                code = CODE_OF[answer.outcome]
                 status = await self._send(scope, send, head, target, answer)
             finally:
                 answer.close()

@@ -88,14 +88,16 @@ class Measure:
         if metered is not NOTHING:
             nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
             charged = nn_fuel(nn_ns)
+        fuel, store_ns, guest_ns = claimed.fuel, claimed.store_ns, claimed.guest_ns
+        memory_peak_bytes = claimed.memory_peak_bytes
         return Receipt(
-            min(claimed.fuel, link.fuel) + charged,
+            (fuel if fuel < link.fuel else link.fuel) + charged,
             charged,
-            min(claimed.memory_peak_bytes, link.memory_bytes),
-            self.cpu_ns(),
+            memory_peak_bytes if memory_peak_bytes < link.memory_bytes else link.memory_bytes,
+            self._clock_ns() - self._cpu_ns,
             0,
-            min(claimed.store_ns, wall_ns),
-            min(claimed.guest_ns, wall_ns),
+            store_ns if store_ns < wall_ns else wall_ns,
+            guest_ns if guest_ns < wall_ns else wall_ns,
             nn_ns,
             claimed.host_calls,
             metered.inferences,

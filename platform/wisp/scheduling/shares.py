@@ -8,7 +8,6 @@ long one of a second tenant finds a place beside the long ones of the first.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -25,17 +24,18 @@ class Shares:
         self.total = workers + spare
         self.long = 0
         self._clock_ns = clock_ns
-        self._held: Counter[str] = Counter()
-        self._long: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
+        self._long: dict[str, int] = {}
         self._until_ns: dict[str, int] = {}
 
     def may_take(self, tenant: str, brief: bool) -> bool:
         """Whether a sandbox that is free may go to this tenant."""
-        if self.total == 1:
+        most = self.total - 1
+        if most == 0:
             return True
-        if self._held[tenant] >= self.total - 1:
+        if self._held.get(tenant, 0) >= most:
             return False
-        return brief or (self.long < self.total - 1 and self._long[tenant] < self.workers)
+        return brief or (self.long < most and self._long.get(tenant, 0) < self.workers)
 
     def most(self, *, brief: bool) -> int:
         """How many one tenant can have of the kind."""
@@ -43,11 +43,11 @@ class Shares:
 
     def waits_for(self, tenant: str, *, brief: bool) -> Callable[[str, bool], bool]:
         """Which turns (tenant, whether brief) have to end before this tenant may have another sandbox."""
-        if self._held[tenant] >= self.most(brief=True):
+        if self._held.get(tenant, 0) >= self.most(brief=True):
             return lambda holder, _: holder == tenant
         if brief:
             return lambda _, __: True
-        if self._long[tenant] >= self.most(brief=False):
+        if self._long.get(tenant, 0) >= self.most(brief=False):
             return lambda holder, short: holder == tenant and not short
         if self.long >= self.total - 1:
             return lambda _, short: not short
@@ -69,13 +69,13 @@ class Shares:
         self._until_ns[tenant] = self._clock_ns() + PENALTY_NS
 
     def take(self, tenant: str, *, brief: bool) -> None:
-        self._held[tenant] += 1
+        self._held[tenant] = self._held.get(tenant, 0) + 1
         if not brief:
             self.take_long(tenant)
 
     def take_long(self, tenant: str) -> None:
         """One that it holds already turned out to be long."""
-        self._long[tenant] += 1
+        self._long[tenant] = self._long.get(tenant, 0) + 1
         self.long += 1
 
     def give_back(self, tenant: str, *, brief: bool) -> None:
@@ -85,7 +85,9 @@ class Shares:
             self.long -= 1
 
 
-def _less(counter: Counter[str], tenant: str) -> None:
-    counter[tenant] -= 1
-    if not counter[tenant]:
-        del counter[tenant]
+def _less(counts: dict[str, int], tenant: str) -> None:
+    left = counts[tenant] - 1
+    if left:
+        counts[tenant] = left
+    else:
+        del counts[tenant]
