@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 
@@ -108,3 +110,31 @@ def test_a_401_says_how_to_authenticate() -> None:
 def test_an_internal_error_says_nothing() -> None:
     problem: Problem = internal_error()
     assert json.loads(problem.body("r"))["detail"] == "the platform failed; its operator can find the request id"
+
+
+class Body:
+    """Something large."""
+
+
+def test_a_problem_keeps_nothing_of_the_request_that_was_refused() -> None:
+    kept: list[weakref.ref[Body]] = []
+
+    def refuse() -> None:
+        body = Body()
+        kept.append(weakref.ref(body))
+        raise e.TooManyInflight("no room", limit=1, used=1)
+
+    def answer() -> Problem:
+        try:
+            refuse()
+        except e.WispError as error:
+            problem = problem_of(error)
+        return problem
+
+    gc.disable()
+    try:
+        problem = answer()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
+    assert dict(problem.headers("r"))[b"ratelimit"] == b'"too_many_inflight";r=0;t=1'

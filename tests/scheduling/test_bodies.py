@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
 from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge, TooManyInflight
-from wisp.scheduling.bodies import INLINE_BYTES, RequestBody
+from wisp.scheduling.bodies import AT_ONCE_BYTES, INLINE_BYTES, RequestBody
 from wisp.scheduling.budget import ByteBudget
 from wisp.wire.segments import FROZEN, Segment, require_seals
 
@@ -85,3 +86,21 @@ def test_no_owner_holds_more_than_it_leaves_to_others() -> None:
     alone = RequestBody(budget, 100, "alone")
     alone.append(bytes(80))  # what has to be whole is not refused to somebody who holds nothing
     alone.close()
+
+
+def test_a_large_one_is_given_back_too() -> None:
+    body = RequestBody(ByteBudget(4 * AT_ONCE_BYTES), 4 * AT_ONCE_BYTES)
+    body.append(bytes(2 * AT_ONCE_BYTES))
+    (fd,) = body.segment()
+    mine = os.fstat(fd)
+    body.close()
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            now = os.fstat(fd)
+        except OSError:
+            return
+        if (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino):
+            return  # another's already
+        time.sleep(0.001)
+    raise AssertionError("its descriptor is still open")

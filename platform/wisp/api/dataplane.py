@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 PREFIX: Final = b"/t/"
 NS_PER_MS: Final = 1e6
 WATCH_AFTER_S: Final = 0.02
+COPIED_BYTES: Final = 256 * 1024
+"""A larger answer is given to the server where it lies. ASGI says `bytes`; the servers here take any buffer."""
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 4 * 1024 * 1024
 """What is read, and thrown away, of a body that was refused: a connection reset would lose the refusal."""
@@ -285,13 +287,16 @@ class DataPlane:
         self.metrics.ran(queue_ns=receipt.queue_ns, guest_ns=receipt.guest_ns, nn_ns=receipt.nn_ns)
         headers = receipt_headers(answer.outcome, answer.version, receipt, head.request_id)
         response = answer.response
+        content: bytes | memoryview
         if response is None:
             problem = problem_of_outcome(answer.outcome, receipt, target.grants)
             content = problem.body(head.request_id)
             headers += [pair for pair in problem.headers(head.request_id) if pair[0] != b"wisp-request-id"]
             status = problem.status
         else:
-            status, content = response.status, bytes(response.body)
+            status, content = response.status, response.body
+            if len(content) <= COPIED_BYTES:
+                content = bytes(content)
             headers += guest_headers(response.headers)
         await _respond(scope, send, status, headers, content)
         return status
@@ -380,7 +385,7 @@ class Watch:
             self._caller.uncancel()  # the task goes on to end its connection
 
 
-async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes) -> None:
+async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes | memoryview) -> None:
     if status in BODILESS:
         content = b""
     if status not in (204, 304):  # RFC 9110 §8.6

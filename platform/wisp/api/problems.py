@@ -83,7 +83,11 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """`limit` and `used` are in the unit of what ran out: requests, fuel, bytes, or milliseconds."""
+    """`limit` and `used` are in the unit of what ran out: requests, fuel, bytes, or milliseconds.
+
+    It does not hold the error that it was made of, which leads to the frames that it passed through: one of them holds
+    this problem, others the request's bytes, and all would stay until the next garbage collection.
+    """
 
     status: int
     code: str
@@ -94,7 +98,8 @@ class Problem:
     retry_after_s: int | None = None
     faults: tuple[e.Fault, ...] = ()
     allow: str | None = None
-    share: e.Exhausted | None = None
+    rate_limit: tuple[tuple[bytes, bytes], ...] = ()
+    """Header fields."""
 
     def body(self, request_id: str) -> bytes:
         document: dict[str, object] = {
@@ -127,9 +132,7 @@ class Problem:
             headers.append((b"allow", self.allow.encode()))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
-        if self.share is not None and self.share.limit is not None:
-            headers += _rate_limit(self.share, self.share.limit)
-        return headers
+        return [*headers, *self.rate_limit]
 
 
 def problem_of(error: e.WispError) -> Problem:
@@ -141,7 +144,7 @@ def problem_of(error: e.WispError) -> Problem:
         used=error.used,
         retry_after_s=error.retry_after_s if isinstance(error, e.Exhausted | e.Unavailable) else None,
         faults=error.faults if isinstance(error, e.Rejected) else (),
-        share=error if isinstance(error, e.Exhausted) else None,
+        rate_limit=_rate_limit(error) if isinstance(error, e.Exhausted) else (),
     )
 
 
@@ -197,13 +200,16 @@ def _limit_and_use(outcome: Outcome, receipt: Receipt, grants: Grants) -> tuple[
             return None, None
 
 
-def _rate_limit(share: e.Exhausted, limit: int) -> RawHeaders:
+def _rate_limit(share: e.Exhausted) -> tuple[tuple[bytes, bytes], ...]:
     """draft-ietf-httpapi-ratelimit-headers-10: the quota by its name, per window; what is left of it, and when there
     will be more. Both are lists of strings with parameters (RFC 9651), whose integers have fifteen digits at most."""
+    limit = share.limit
+    if limit is None:
+        return ()
     left = max(0, limit - (limit if share.used is None else share.used))
     window = "" if share.window_s is None else f";w={share.window_s}"
     unit = "" if share.unit is None else f';qu="{share.unit}"'
-    return [
+    return (
         (b"ratelimit-policy", f'"{share.policy}";q={min(limit, MAX_INTEGER)}{unit}{window}'.encode()),
         (b"ratelimit", f'"{share.policy}";r={min(left, MAX_INTEGER)};t={share.retry_after_s}'.encode()),
-    ]
+    )

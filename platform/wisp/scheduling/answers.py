@@ -4,6 +4,7 @@ everybody else: sixteen mebibytes in one go would stop it for twenty millisecond
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 from typing import Final
 
@@ -15,7 +16,7 @@ SLICE_BYTES: Final = 128 * 1024
 
 async def take_out(segment: Segment, used_bytes: int) -> memoryview:
     """The segment's first `used_bytes`, which read as zero from then on. Cancelled, it leaves the rest where it is."""
-    content = memoryview(bytearray(used_bytes))
+    content = memoryview(mmap.mmap(-1, used_bytes))  # whose pages come into being one by one, as they are written
     for start in range(0, used_bytes, SLICE_BYTES):
         part = content[start : start + SLICE_BYTES]
         # Read, not copied from the mapping: no page of it has to be mapped here, and none unmapped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from wisp.errors import RequestTooLarge
 from wisp.scheduling.budget import ByteBudget
@@ -11,6 +12,10 @@ from wisp.wire.segments import F_ADD_SEALS, FROZEN
 
 INLINE_BYTES = 32 * 1024
 """Leaves room in a frame for the request's head (`wire.invocations.INLINE_BYTES` in all)."""
+AT_ONCE_BYTES = 1024 * 1024
+"""To give more back to the kernel takes it milliseconds, so that is done beside the event loop."""
+
+_closing = ThreadPoolExecutor(1, "closing")
 
 
 class RequestBody:
@@ -63,8 +68,11 @@ class RequestBody:
 
     def close(self) -> None:
         self._budget.give_back(self.size_bytes, self._owner)
+        if self._fd >= 0:
+            if self.size_bytes > AT_ONCE_BYTES:
+                _closing.submit(os.close, self._fd)
+            else:
+                os.close(self._fd)
+            self._fd = -1
         self.size_bytes = 0
         self._parts.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

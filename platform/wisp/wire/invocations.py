@@ -238,7 +238,8 @@ def decode_result(payload: bytes, answer: memoryview, *, taken_out: bool = False
         split = end + log_bytes - line_bytes
         logs, lines = bytes(source[end:split]), bytes(source[split : end + log_bytes])
     receipt = Receipt(fuel, 0, memory_peak, cpu_ns, 0, store_ns, guest_ns, nn_ns, host_calls, inferences, tensor_bytes)
-    return invocation, Ending(outcome, receipt, bytes(source[start:end]), logs, detail, lines, denials)
+    response = source[start:end] if taken_out and in_segment else bytes(source[start:end])
+    return invocation, Ending(outcome, receipt, response, logs, detail, lines, denials)
 
 
 def _denial(text: str) -> Denial:
