@@ -16,6 +16,7 @@ from wisp.errors import Forbidden, FunctionNotFound, RequestTooLarge, Suspended,
 from wisp.names import parse_function, parse_tenant
 from wisp.node import Node
 from wisp.registry.records import Role
+from wisp.wire.invocations import LAID_BYTES
 from wisp.wire.outcome import Outcome
 
 SLOW_POLICY = b"wisp: 1\nabi: handler\nlimits: {fuel: 8G, timeout: 2s}\n"
@@ -133,7 +134,7 @@ class TestContent:
         reply = await acme.call("hello", headers=((b"x-name", b"J\xfcrgen"),))
         assert reply.outcome is Outcome.OK
 
-    @pytest.mark.parametrize("size", [0, 1, 30_000, 32_768, 32_769, 100_000, 3_000_000])
+    @pytest.mark.parametrize("size", [0, 1, 30_000, 32_768, 32_769, 100_000, LAID_BYTES, LAID_BYTES + 1, 3_000_000])
     async def test_bodies_of_every_size_come_through_whole(self, acme: Tenancy, size: int) -> None:
         """The guest answers with the request message itself, made into a response by its first twelve bytes."""
         echo = handler(

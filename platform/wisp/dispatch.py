@@ -214,6 +214,7 @@ class Dispatcher:
         code = self._code.cache.peek(plan.module)
         if code is None:
             code = await self._code.segment(plan.module, plan.ceilings)
+        parts = body.parts()
         job = Job(
             tenant=target.tenant,
             link=plan.link,
@@ -225,7 +226,8 @@ class Dispatcher:
             code=code,
             head=head,
             body=inline,
-            body_segment=body.segment(),
+            body_parts=parts,
+            body_segment=() if parts else body.segment(),
             body_bytes=body.size_bytes,
             timeout_ns=grants.timeout_ns,
             request_id=call.request_id.encode(),

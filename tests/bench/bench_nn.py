@@ -39,7 +39,7 @@ METHOD = (
 )
 
 
-FULL = Size(rounds=5, seconds=4.0, hosts=10, columns=5000)
+FULL = Size(rounds=5, seconds=2.0, hosts=10, columns=5000)
 QUICK = Size(rounds=1, seconds=0.3, hosts=2, columns=2000, callers=(1, 16))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from sandbox.guests import ANSWER_BYTES, SECOND_NS, compiled, link, to_wasm
 from wisp.wire.channel import Channel, Frame, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
-from wisp.wire.invocations import INLINE_BYTES, INVOKE_HEAD, FunctionLink, Kind, decode_result
+from wisp.wire.invocations import INLINE_BYTES, INVOKE_HEAD, LAID_BYTES, FunctionLink, Kind, decode_result
 from wisp.wire.outcome import Ending
 from wisp.wire.segments import Segment, create_fixed, create_frozen
 
@@ -38,13 +38,15 @@ class SandboxChild:
 
     def __init__(self, cwd: Path, *, user: int | None = None, answer_bytes: int = ANSWER_BYTES) -> None:
         self.answer = Segment.create("answer", answer_bytes)
+        self.body = Segment.create("body", LAID_BYTES)
         ours, theirs = socket_pair()
         program = ["-m", "wisp.sandbox.main"] if user is None else ["-c", AS_USER.format(user=user)]
         with theirs:
-            arguments = child_arguments(Limits(data_bytes=DATA_BYTES), theirs.fileno(), answer_fd=self.answer.fd)
+            fds = {"answer_fd": self.answer.fd, "body_fd": self.body.fd}
+            arguments = child_arguments(Limits(data_bytes=DATA_BYTES), theirs.fileno(), **fds)
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-B", *program, *arguments],
-                pass_fds=(theirs.fileno(), self.answer.fd),
+                pass_fds=(theirs.fileno(), *fds.values()),
                 env={},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
@@ -108,13 +110,17 @@ class SandboxChild:
         number: int | None = None,
         body_fd: int | None = None,
     ) -> int:
-        """Starts an invocation; its number. A body too large for a frame goes by a frozen segment."""
+        """Starts an invocation; its number. A body too large for a frame goes by a frozen segment, and by its own where
+        `kind` is LAID."""
         if number is None:
             self.number += 1
             number = self.number
         deadline_ns = time.monotonic_ns() + int(timeout_s * SECOND_NS)
         payload = INVOKE_HEAD.pack(number, function.handle, len(head), len(body), deadline_ns) + head
-        if body_fd is None and len(head) + len(body) <= INLINE_BYTES:
+        if kind is Kind.LAID:
+            self.body.view[: len(body)] = body
+            self.channel.send(kind, payload)
+        elif body_fd is None and len(head) + len(body) <= INLINE_BYTES:
             self.channel.send(kind, payload + body)
         else:
             fd = create_frozen("body", [body]) if body_fd is None else body_fd
@@ -146,6 +152,7 @@ class SandboxChild:
             self.process.kill()
         self.stderr += printed
         self.answer.close()
+        self.body.close()
         return self.process.returncode
 
 

@@ -16,7 +16,16 @@ from wisp.sandbox.handler import ENVELOPE_BYTES
 from wisp.scheduling.slots import MAX_MODULES
 from wisp.wire.channel import MAX_FRAME_BYTES
 from wisp.wire.exchange import decode_response, encode_request_head
-from wisp.wire.invocations import FAILED_HEAD, HANDLE, INLINE_BYTES, RESULT_HEAD, Kind, decode_result
+from wisp.wire.invocations import (
+    FAILED_HEAD,
+    HANDLE,
+    INLINE_BYTES,
+    INVOKE_HEAD,
+    LAID_BYTES,
+    RESULT_HEAD,
+    Kind,
+    decode_result,
+)
 from wisp.wire.outcome import Outcome
 from wisp.wire.segments import create_frozen
 
@@ -68,6 +77,23 @@ def test_bodies_and_responses_of_any_size_pass(child: SandboxChild, length: int)
     answered, ending = decode_result(payload, child.answer.view)
     assert answered == number
     assert decode_response(memoryview(ending.response)).body.tobytes() == body
+
+
+@pytest.mark.parametrize("length", [0, 1, 40_000, 400_000])
+def test_a_body_that_was_laid_into_its_segment(child: SandboxChild, length: int) -> None:
+    body = os.urandom(length)
+    function = child.link(ECHO, response_bytes=500_000)
+    for sent in (body, body[: length // 2]):
+        ending = child.result(child.send(function, sent, kind=Kind.LAID))
+        assert decode_response(memoryview(ending.response)).body.tobytes() == sent
+
+
+def test_a_body_that_would_leave_its_segment_ends_it(child: SandboxChild) -> None:
+    function = child.link(ECHO)
+    payload = INVOKE_HEAD.pack(1, function.handle, 0, LAID_BYTES + 1, 2**62)
+    child.channel.send(Kind.LAID, payload)
+    assert child.ended() == 1
+    assert b"InvalidFrame" in child.stderr
 
 
 def test_a_body_segment_is_given_back(child: SandboxChild) -> None:

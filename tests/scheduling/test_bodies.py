@@ -8,8 +8,10 @@ import time
 import pytest
 
 from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge, TooManyInflight
-from wisp.scheduling.bodies import AT_ONCE_BYTES, INLINE_BYTES, RequestBody
+from wisp.scheduling.bodies import AT_ONCE_BYTES, INLINE_BYTES, JOINED_BYTES, RequestBody
+from wisp.scheduling.bodyrooms import BodyRoom
 from wisp.scheduling.budget import ByteBudget
+from wisp.wire.invocations import LAID_BYTES
 from wisp.wire.segments import FROZEN, Segment, require_seals
 
 
@@ -24,6 +26,37 @@ def test_a_small_body_stays_inline() -> None:
     body.close()
     body.close()
     assert budget.used_bytes == 0
+
+
+@pytest.mark.parametrize("step", [1, 100, JOINED_BYTES - 1, JOINED_BYTES, 60_000])
+def test_a_body_that_fits_no_frame_is_kept_in_few_parts(step: int) -> None:
+    budget = ByteBudget(1 << 21)
+    body = RequestBody(budget, 1 << 21)
+    sent = os.urandom(INLINE_BYTES + 1)
+    for at in range(0, len(sent), step):
+        body.append(sent[at : at + step])
+    assert body.inline() == b""
+    assert b"".join(body.parts()) == sent
+    assert len(body.parts()) <= 2 + len(sent) // JOINED_BYTES
+    body.append(bytes(LAID_BYTES))
+    assert body.parts() == ()
+    (fd,) = body.segment()
+    assert os.pread(fd, len(sent), 0) == sent
+    body.close()
+    assert budget.used_bytes == 0
+
+
+def test_what_was_laid_for_one_request_is_gone_for_the_next() -> None:
+    room = BodyRoom()
+    with Segment(os.dup(room.fd)) as seen:
+        room.lay([b"ab", bytearray(b"cd"), bytes([255]) * (LAID_BYTES - 4)])
+        assert bytes(seen.view[:5]) == b"abcd\xff"
+        assert seen.view[-1] == 255
+        room.lay([b"xy"])
+        assert bytes(seen.view) == b"xy" + bytes(LAID_BYTES - 2)
+        room.wipe()
+        assert bytes(seen.view) == bytes(LAID_BYTES)
+    room.close()
 
 
 def test_a_large_body_lies_whole_in_a_frozen_segment() -> None:

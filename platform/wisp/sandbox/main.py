@@ -44,9 +44,16 @@ MANY_TENSOR_BYTES = 4 * 1024 * 1024
 class Sandbox:
     """Owns everything of the process but its channel."""
 
-    def __init__(self, channel: Channel, answer: Segment, outbound: OutboundLine | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        answer: Segment,
+        outbound: OutboundLine | None = None,
+        body: Segment | None = None,
+    ) -> None:
         self.channel = channel
         self.answer = answer
+        self.body = body
         self.outbound = outbound
         self.runner = GuestRunner()
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
@@ -70,7 +77,7 @@ class Sandbox:
             if frame is None:
                 return False
             self.take(frame)
-            if frame.kind == Kind.INVOKE and slowed_down(urgency):
+            if frame.kind in (Kind.INVOKE, Kind.LAID) and slowed_down(urgency):
                 return True
 
     def next(self) -> Frame | None:
@@ -80,7 +87,7 @@ class Sandbox:
         return self.channel.receive()
 
     def take(self, frame: Frame) -> None:
-        if frame.kind in (Kind.INVOKE, Kind.PROBE):
+        if frame.kind in (Kind.INVOKE, Kind.LAID, Kind.PROBE):
             self.invoke(frame)
         elif frame.kind == Kind.MODULE:
             self.add_module(frame)
@@ -142,6 +149,12 @@ class Sandbox:
             if frame.fds:
                 request_id = frame.payload[start + head_bytes :]
                 with Segment(frame.fds[0], writable=False) as segment, segment.view[:body_bytes] as body:
+                    ended = self.run(number, function, prepared, deadline_ns, head, body, request_id, probe=probe)
+            elif frame.kind == Kind.LAID:
+                if self.body is None or body_bytes > self.body.size_bytes:
+                    raise InvalidFrame("a body that lies nowhere")
+                request_id = frame.payload[start + head_bytes :]
+                with self.body.view[:body_bytes] as body:
                     ended = self.run(number, function, prepared, deadline_ns, head, body, request_id, probe=probe)
             else:
                 end = start + head_bytes + body_bytes
@@ -219,7 +232,8 @@ def main() -> None:
     over_fd = os.eventfd(0, os.EFD_CLOEXEC)
     report = raise_walls(ChildKind.SANDBOX)
     outbound = OutboundLine(channel, Segment(options["outbound_fd"])) if "outbound_fd" in options else None
-    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound)
+    body = Segment(options["body_fd"]) if "body_fd" in options else None
+    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound, body)
     ready: dict[str, object] = {"fingerprint": fingerprint, "walls": encode_report(report)}
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()

@@ -1,4 +1,7 @@
-"""A request's body while it arrives and waits: in memory while small, in a segment once it would not fit a frame."""
+"""A request's body while it arrives and waits: in memory, or in a segment once it is very large.
+
+What fits no frame is laid into the segment of the sandbox that runs the request (`scheduling.bodyrooms`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from wisp.errors import RequestTooLarge
 from wisp.scheduling.budget import ByteBudget
+from wisp.wire.invocations import LAID_BYTES
 from wisp.wire.segments import F_ADD_SEALS, FROZEN
 
 INLINE_BYTES = 32 * 1024
 """Leaves room in a frame for the request's head (`wire.invocations.INLINE_BYTES` in all)."""
 AT_ONCE_BYTES = 1024 * 1024
 """To give more back to the kernel takes it milliseconds, so that is done beside the event loop."""
+JOINED_BYTES = 4 * 1024
+"""A chunk below this is joined with its neighbours: an object for each byte would be forty times what it holds."""
 
 _closing = ThreadPoolExecutor(1, "closing")
 
@@ -26,7 +32,7 @@ class RequestBody:
         self.size_bytes = 0
         self._budget = budget
         self._owner = owner
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._fd = -1
 
     def append(self, chunk: bytes) -> None:
@@ -40,29 +46,47 @@ class RequestBody:
             )
         self._budget.take(len(chunk), self._owner)
         self.size_bytes = size
-        if self._fd < 0 and size <= INLINE_BYTES:
-            self._parts.append(chunk)
+        if self._fd < 0 and size <= LAID_BYTES:
+            self._keep(chunk)
             return
+        self._move()
+        self._write(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        if len(chunk) >= JOINED_BYTES:
+            self._parts.append(chunk)
+        elif self._parts and isinstance(last := self._parts[-1], bytearray):
+            last += chunk
+        else:
+            self._parts.append(bytearray(chunk))
+
+    def _move(self) -> None:
+        """From memory to a segment."""
         if self._fd < 0:
             self._fd = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             for part in self._parts:
                 self._write(part)
             self._parts.clear()
-        self._write(chunk)
 
-    def _write(self, chunk: bytes) -> None:
+    def _write(self, chunk: bytes | bytearray) -> None:
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._fd, view) :]
 
     def inline(self) -> bytes:
-        """All of it, if it is not in a segment (then empty)."""
-        return b"".join(self._parts)
+        """All of it, if it fits a frame, else nothing."""
+        return b"".join(self._parts) if self.size_bytes <= INLINE_BYTES else b""
+
+    def parts(self) -> tuple[bytes | bytearray, ...]:
+        """All of it, if it fits no frame and is in memory, else nothing. They stay the body's own."""
+        return () if self.size_bytes <= INLINE_BYTES else tuple(self._parts)
 
     def segment(self) -> tuple[int, ...]:
-        """The frozen segment that holds it, if one does; it stays the body's own. Nothing may be appended after."""
-        if self._fd < 0:
+        """The frozen segment that holds it, if it fits no frame; it stays the body's own. Nothing may be appended
+        after."""
+        if self.size_bytes <= INLINE_BYTES:
             return ()
+        self._move()
         fcntl.fcntl(self._fd, F_ADD_SEALS, FROZEN)
         return (self._fd,)
 

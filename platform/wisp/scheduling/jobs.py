@@ -38,9 +38,9 @@ class Remote(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """One request, ready to run. `body_segment` holds the body that is too large for a frame; it is not the job's.
-    `bundle` and `hosts` are there where a mount shows them. Nobody changes one; it is not frozen, because to set so
-    many fields would take three times as long, for every request."""
+    """One request, ready to run. `body_parts`, or `body_segment` where it is very large, hold a body that is too large
+    for a frame; neither is the job's. `bundle` and `hosts` are there where a mount shows them. Nobody changes one; it
+    is not frozen, because to set so many fields would take three times as long, for every request."""
 
     tenant: TenantName
     link: FunctionLink
@@ -52,6 +52,7 @@ class Job:
     body: bytes
     body_segment: tuple[int, ...]
     body_bytes: int
+    body_parts: tuple[bytes | bytearray, ...] = ()
     timeout_ns: int
     request_id: bytes = b""
     bundle: BundleSegment | None = None

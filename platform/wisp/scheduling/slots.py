@@ -20,6 +20,7 @@ from wisp.errors import ChildLost, InvalidFrame
 from wisp.names import Digest
 from wisp.scheduling.answers import SLICE_BYTES, take_out
 from wisp.scheduling.appetites import LONG_NICENESS
+from wisp.scheduling.bodyrooms import BodyRoom
 from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
 from wisp.scheduling.hosts import InferenceHost
@@ -71,6 +72,7 @@ class Sandbox:
         self.slot = slot
         self._answer = Segment.create("answer", pool.answer_bytes)
         self._outbound = Segment.create("outbound", pool.answer_bytes)
+        self._body = BodyRoom()
         self._outbound_bytes = 0
         """What may lie in it of the invocation that runs."""
         self._fetching: asyncio.Task[None] | None = None
@@ -123,7 +125,12 @@ class Sandbox:
                 empty_directory=self._pool.empty_directory,
                 on_frame=self._take,
                 on_end=self._note_end,
-                fds={"answer_fd": self._answer.fd, "outbound_fd": self._outbound.fd, "stop_fd": hears_fd},
+                fds={
+                    "answer_fd": self._answer.fd,
+                    "outbound_fd": self._outbound.fd,
+                    "body_fd": self._body.fd,
+                    "stop_fd": hears_fd,
+                },
             )
         finally:
             os.close(hears_fd)
@@ -145,6 +152,9 @@ class Sandbox:
                 self._open_inference(child, job, job.binding, number, deadline_ns)
             self._lease(job)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
+        if job.body_parts:
+            kind = Kind.LAID
+            self._body.lay(job.body_parts)
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
         self._running, self._job, self._number = running, job, number
@@ -363,6 +373,7 @@ class Sandbox:
         if self._leases is not None:
             self._leases.close()
             self._leases = None
+        self._body.wipe()
         self._tell(result)
         self._job = None
         self._pool.release(self, cpu_ns=result.receipt.cpu_ns if isinstance(result, Ending) else None)
@@ -449,3 +460,4 @@ class Sandbox:
         self.detach()
         self._answer.close()
         self._outbound.close()
+        self._body.close()

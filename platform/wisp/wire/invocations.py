@@ -14,6 +14,7 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                                host of the tenant whose guests come next; it replaces the former one
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
+                       LAID    as INVOKE, but its body lies at the start of the slot's segment for bodies
     sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls, thread: that guests
                                will run on}
                        THREAD  u32: the next guest runs on another one; see `sandbox.shifts`
@@ -36,6 +37,8 @@ from wisp.wire.tensors import ElementType, TensorSpec
 
 INLINE_BYTES = 60 * 1024
 """Message bytes that travel inside a frame; above that they go by segment."""
+LAID_BYTES = 1 << 20
+"""Of a slot's segment for bodies; a larger body comes in one of its own."""
 MAX_DETAIL_BYTES = 1024
 MAX_TOLD_BYTES = 3500
 """Of detail and denials together: with an inline message they must fit a frame."""
@@ -65,6 +68,7 @@ class Kind(IntEnum):
     GRAPH = 13
     THREAD = 14
     REMOTE = 15
+    LAID = 16
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
