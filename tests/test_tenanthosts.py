@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -18,10 +19,11 @@ from test_nn import INFER, ask, entries, grant, play, puppet_of_a_node
 from wisp.errors import ModelLoading
 from wisp.names import parse_model
 from wisp.node import Node
+from wisp.pools import OWN_HOST
 from wisp.sandbox.nn import Errno
 from wisp.scheduling import appetites, tenanthosts
 from wisp.scheduling.appetites import LONG_NICENESS
-from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.hosts import SHARED_PATIENCE_S, InferenceHost
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.wire.inferences import Status
 from wisp.wire.tensors import ElementType
@@ -198,6 +200,13 @@ async def test_one_that_used_more_than_its_share_is_slowed_down_until_it_has_mad
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await hosts.stop()
+
+
+async def test_the_shared_process_too_has_an_end_to_its_patience(node: Node) -> None:
+    """How it ends is below; that it takes whoever infers there along is why it has more of it."""
+    arguments = Path(f"/proc/{node.host.pid}/cmdline").read_bytes().split(b"\0")
+    options = next(json.loads(argument)["options"] for argument in arguments if argument.startswith(b"{"))
+    assert options["patience_ns"] == SHARED_PATIENCE_S * 1e9 > OWN_HOST.patience_s * 1e9
 
 
 def test_a_kernel_that_cannot_be_stopped_ends_the_process(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from wisp.errors import ChildLost, ModelLoading, WispError
 from wisp.names import Digest
@@ -61,6 +62,10 @@ class OpenedModel:
         return json.dumps(fields | ({"gpu": True} if self.gpu else {})).encode()
 
 
+SHARED_PATIENCE_S: Final = 10.0
+"""As `Bounds.patience_s`, of the hosts that all tenants share: everything that runs in one ends with it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Of a host that runs what nobody vouches for. `data_bytes`: all its memory; `arena_bytes`: what all its running
@@ -102,9 +107,14 @@ class InferenceHost:
         self._ready_s = 0.0
         self._empty_directory = empty_directory
         self._walls = WallWatch() if walls is None else walls
-        self._options = {"threads": threads, "delay_ns": round(batch_delay_s * 1e9)}
+        patience_s = SHARED_PATIENCE_S if bounds is None else bounds.patience_s
+        self._options = {
+            "threads": threads,
+            "delay_ns": round(batch_delay_s * 1e9),
+            "patience_ns": round(patience_s * 1e9),
+        }
         if bounds is not None:
-            self._options |= {"arena_bytes": bounds.arena_bytes, "patience_ns": round(bounds.patience_s * 1e9)}
+            self._options["arena_bytes"] = bounds.arena_bytes
         if gpu:
             self._options["gpu"] = 1
         self._open_model = open_model
