@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from wat import LOOP, handler
 MALLORYS = ("mallory", "mallet", "mal", "mala")
 """Tenants of the larger class who mean no good."""
 INFER = TENANTS.parent / "tests" / "guests" / "infer" / "module.wasm"
+IP_BIND_ADDRESS_NO_PORT = 24
+"""ip(7). Without it the kernel looks for a port that is free for all peers, and once some ten thousand closed connections
+linger it looks for tens of milliseconds, without preemption: the attacker's kernel's work, not the platform's."""
 PATIENCE_S = 60.0
 PAUSE_S = 0.01
 """After a refusal: an attacker who spins on refusals loads the machine with himself."""
@@ -95,8 +99,16 @@ class Client:
     statuses: Counter[str] = field(default_factory=Counter)
 
     async def connect(self, address: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        source = (f"127.0.{address}.{2 + self.number}", 0)
-        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=source)
+        from_there = socket.socket()
+        try:
+            from_there.setblocking(False)
+            from_there.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            from_there.bind((f"127.0.{address}.{2 + self.number}", 0))
+            await asyncio.get_running_loop().sock_connect(from_there, ("127.0.0.1", self.port))
+            return await asyncio.open_connection(sock=from_there)
+        except BaseException:
+            from_there.close()
+            raise
 
     def head(self, method: str, path: str, length: int, kind: str = "application/octet-stream") -> bytes:
         return (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -107,6 +108,8 @@ class Victim:
 async def be_victim(port: int, key: str) -> None:
     """A line of JSON in is a phase to run, a line of JSON out what it met."""
     victim, loop = Victim(port, key), asyncio.get_running_loop()
+    gc.collect()
+    gc.freeze()  # a collection here would be taken for the platform's
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         phase = await victim.run(order["seconds"], order["rate"])

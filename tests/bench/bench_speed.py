@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from bench import between, edge, isolation, population, workerd  # noqa: E402
+from bench.openloop import latencies_ms  # noqa: E402
 from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
 from bench.stage import (  # noqa: E402
     FULL,
@@ -34,7 +35,6 @@ from bench.stage import (  # noqa: E402
     QUICK,
     Size,
     free_port,
-    latencies_ms,
     measured,
     platform,
     ratio,
@@ -87,7 +87,7 @@ def measure_http(size: Size) -> list[Result]:
                 figures = turns(variants, size.rounds)
                 half = statistics.median(figures["hello"]) / 2
                 secret = key["Authorization"].removeprefix("Bearer ")
-                times = asyncio.run(latencies_ms(served.port, "/t/globex/hello", secret, half, size.seconds))
+                times = latencies_ms(served.port, "/t/globex/hello", secret, half, size.seconds)
                 p50, p99 = percentile(times, 50), percentile(times, 99)
                 results += [
                     Result(

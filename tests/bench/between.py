@@ -3,7 +3,6 @@ hello is while another tenant's guests call the host all the time, or move large
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import statistics
@@ -15,10 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.openloop import latencies_ms
 from bench.population import echo_module
 from bench.report import Result, percentile
 from bench.sandboxed import ACME, Bench, inference_host, link
-from bench.stage import HELLO, Size, latencies_ms, platform, turns, wrk
+from bench.stage import HELLO, Size, platform, turns, wrk
 from sandbox.guests import compiled
 from wat import answering
 from wisp.wire.channel import Channel, socket_pair
@@ -212,7 +212,7 @@ def beside(size: Size) -> list[Result]:
                     path = f"/t/other/{function}"
                     stack.enter_context(neighbours(tenants.url, path, other, body_bytes, Path(name)))
                     time.sleep(0.5)
-                times = asyncio.run(latencies_ms(served.port, "/t/globex/hello", secret, RATE, size.seconds))
+                times = latencies_ms(served.port, "/t/globex/hello", secret, RATE, size.seconds)
             return percentile(times, 99)
 
         found = turns(

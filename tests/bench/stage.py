@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 import statistics
@@ -16,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from platforms import OPERATOR_KEY, wide_policies
-from served import Connection, Served, served_platform
+from served import Served, served_platform
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELLO = REPOSITORY / "tenants" / "globex" / "hello"
@@ -106,29 +105,6 @@ def turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the ratios of rounds that were neighbours in time."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-async def latencies_ms(port: int, path: str, key: str, rate: float, seconds: float) -> list[float]:
-    """An open loop: each request counts from when it was due."""
-    idle: list[Connection] = []
-    found: list[float] = []
-
-    async def one(due: float) -> None:
-        connection = idle.pop() if idle else Connection(port)
-        reply = await connection.request("GET", path, key=key)
-        assert reply.status == 200, reply
-        found.append((time.perf_counter() - due) * 1e3)
-        idle.append(connection)
-
-    start = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            await asyncio.sleep(due - time.perf_counter())
-            group.create_task(one(due))
-    for connection in idle:
-        await connection.close()
-    return found
 
 
 def free_port() -> int:
