@@ -26,8 +26,8 @@ MALLORYS = ("mallory", "mallet", "mal", "mala")
 """Tenants of the larger class who mean no good."""
 INFER = TENANTS.parent / "tests" / "guests" / "infer" / "module.wasm"
 IP_BIND_ADDRESS_NO_PORT = 24
-"""ip(7). Without it the kernel looks for a port that is free for all peers, and once some ten thousand closed connections
-linger it looks for tens of milliseconds, without preemption: the attacker's kernel's work, not the platform's."""
+"""ip(7). Without it the kernel looks for a port that is free for all peers, and once some ten thousand closed
+connections linger it looks for tens of milliseconds, without preemption: work of the attacker's machine."""
 PATIENCE_S = 60.0
 PAUSE_S = 0.01
 """After a refusal: an attacker who spins on refusals loads the machine with himself."""
