@@ -40,8 +40,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(monkeypatch: pytest.MonkeyPatch, kind: str, app: App, most: int = 100) -> AsyncIterator[Running]:
-    """`most`: connections. As the platform runs it, with smaller bounds."""
+async def running(
+    monkeypatch: pytest.MonkeyPatch, kind: str, app: App, most: int = 100, **flags: str
+) -> AsyncIterator[Running]:
+    """`most`: connections; `flags`: settings. As the platform runs it, with smaller bounds."""
 
     async def with_lifespan(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -50,7 +52,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, kind: str, app: App, most: in
     # Both servers make connections by names that wisp replaces; they are put back afterwards.
     monkeypatch.setattr(hypercorn.asyncio.run, "TCPServer", hypercorn.asyncio.run.TCPServer)  # type: ignore[attr-defined]
     monkeypatch.setattr(httptools_impl, "RequestResponseCycle", httptools_impl.RequestResponseCycle)
-    settings = Settings.load({"drain_timeout": "20s"}, environ={"WISP_OPERATOR_KEY": "k" * 32})
+    settings = Settings.load({"drain_timeout": "20s", **flags}, environ={"WISP_OPERATOR_KEY": "k" * 32})
     callers, over = Callers(most), asyncio.Event()
     bound = socket.create_server(("127.0.0.1", 0))  # what comes before the server accepts waits in its queue
     port = int(bound.getsockname()[1])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from http_callers import PATIENCE_S, SERVERS, read_all, running, say
 from wisp import http1
@@ -281,3 +287,41 @@ async def test_who_sends_too_many_requests_ahead_is_closed(monkeypatch: pytest.M
         held.set()
         assert b"done" in await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
         writer.close()
+
+
+def write_certificate(directory: Path) -> tuple[Path, Path]:
+    """Signed by itself; and its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = directory / "certificate.pem", directory / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate, private
+
+
+async def test_tls(monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: Path) -> None:
+    large = b"x" * 1_000_000
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await answer(send, await body_of(receive) + scope["scheme"].encode())
+
+    certificate, private = write_certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    trusting.check_hostname = False
+    async with running(monkeypatch, kind, app, tls_cert=str(certificate), tls_key=str(private)) as server:
+        assert await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n") == b""
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting, limit=1 << 22)
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(large) + large)
+            async with asyncio.timeout(PATIENCE_S):
+                assert (await reader.readuntil(b"xhttps")).endswith(large + b"https")
+        writer.close()
+        await server.connections(0)
