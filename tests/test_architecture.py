@@ -35,7 +35,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "bundles",
         "hostmounts",
         "placement background datadirectory",
-        "pools",
+        "pools links",
         "plans",
         "code models bearers",
         "inferring",

@@ -1,11 +1,10 @@
-"""From a registry entry to what a sandbox is told: grants in force, links, bindings. Kept until either side changes.
+"""From a registry entry to how its versions run: grants in force, links, bindings. Kept until either side changes.
 
 A plan is made once per version and generation of the operator's policies, never per request.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,28 +12,25 @@ from dataclasses import dataclass, replace
 
 from wisp.bundles import Bundle, bundle_of
 from wisp.egress.outbound import Terms
-from wisp.egress.remotemodels import RemoteModel, parse_source
+from wisp.egress.remotemodels import RemoteModel
 from wisp.errors import FunctionNotFound
 from wisp.hostmounts import host_mounts_of
+from wisp.links import digests_of, make_links, remotes_of
 from wisp.names import Digest, FunctionName, TenantName
-from wisp.placement import place, session_of
 from wisp.policy.ceilings import Ceilings
-from wisp.policy.choices import Access, Batch, OnViolation, Target
+from wisp.policy.choices import Access, Target
 from wisp.policy.grants import Grants
 from wisp.policy.narrowing import narrow
 from wisp.policy.parse import stored_policy
 from wisp.policy.schema import Quota
-from wisp.registry.keys import model_field
-from wisp.registry.records import Draft, Entry, Key, ModelPin, Tenant, Version
+from wisp.registry.records import Draft, Entry, Key, Tenant, Version
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import CAPACITY
 from wisp.registry.traffic import WHOLE_PERCENT, Traffic, sticky_point
 from wisp.scheduling.hostfiles import HostMount
 from wisp.wire.exchange import Headers
-from wisp.wire.inferences import Binding, BoundModel
-from wisp.wire.invocations import FunctionLink, ModelLink, MountLink
-
-_handles = itertools.count(1)
+from wisp.wire.inferences import Binding
+from wisp.wire.invocations import FunctionLink
 
 Place = tuple[TenantName, FunctionName, int]
 """The number of the version is 0 where none is pinned."""
@@ -89,75 +85,6 @@ class Route:
     plans: tuple[Plan, ...]
     traffic: Traffic | None
     public: bool
-
-
-def make_links(
-    tenant: TenantName,
-    function: FunctionName,
-    module: Digest,
-    grants: Grants,
-    pins: tuple[ModelPin, ...],
-    secrets: tuple[tuple[str, str], ...] = (),
-    weight: int = 1,
-    trusted: bool = False,
-    gpu: bool = False,
-) -> tuple[FunctionLink, Binding | None]:
-    """Under a handle that is never used again. `secrets`: those that the policy names, by name, with their
-    values. `trusted`: the tenant's own models run beside the operator's. `gpu`: there is one on this node, which only
-    models that run there may use."""
-    handle = next(_handles)
-    by_name = {pin.name: pin for pin in pins}
-    granted = [
-        (grant, pin, place(grant.target, gpu=gpu and (pin.shared or trusted)))
-        for grant in grants.models
-        if (pin := by_name.get(grant.name)) is not None
-    ]
-    link = FunctionLink(
-        handle=handle,
-        module=module,
-        abi=grants.abi,
-        entrypoint=grants.entrypoint or "",
-        fuel=grants.fuel,
-        memory_bytes=grants.memory_bytes,
-        response_bytes=grants.response_body_bytes,
-        log_bytes=grants.log_bytes,
-        environment=(*grants.environment, *secrets),
-        models=tuple(
-            ModelLink(
-                name=grant.name,
-                target=target or "",
-                max_inferences=grant.max_inferences,
-                max_time_ns=grant.max_time_ns,
-                inputs=pin.inputs,
-                outputs=pin.outputs,
-                own=not (pin.shared or trusted),
-                remote=bool(pin.source),
-            )
-            for grant, pin, target in granted
-        ),
-        clock=grants.clock,
-        random=grants.random,
-        trap_on_violation=grants.on_violation is OnViolation.TRAP,
-        tenant=tenant,
-        function=function,
-        files=tuple(
-            MountLink(mount=mount.mount, source=mount.source, allow=mount.allow, quota_bytes=mount.quota_bytes)
-            for mount in grants.files
-        ),
-        inline_models=grants.inline_models,
-    )
-    if not granted and not grants.inline_models:
-        return link, None
-    bound = tuple(
-        BoundModel(
-            digest=session_of(pin.digest, target),
-            max_inferences=grant.max_inferences,
-            max_time_ns=grant.max_time_ns,
-            shares_batches=pin.shared and grant.batch is Batch.SHARED,
-        )
-        for grant, pin, target in granted
-    )
-    return link, Binding(handle=handle, tenant=tenant, models=bound, weight=weight)
 
 
 def grants_of(draft: Draft, tenant: Tenant, ceilings: Ceilings) -> Grants:
@@ -307,7 +234,7 @@ class Plans:
             gpu=self._gpu,
         )
         gpu = any(model.target == Target.GPU for model in link.models)
-        own_models = _digests(link, binding, own=True)
+        own_models = digests_of(link, binding, own=True)
         brings_own = grants.inline_models and (gpu or not tenant_class.trusted_models)
         return Plan(
             entry=entry,
@@ -320,7 +247,7 @@ class Plans:
             version=version.number,
             link=link,
             binding=binding,
-            models=_digests(link, binding, own=False),
+            models=digests_of(link, binding, own=False),
             own_models=own_models,
             trusted=tenant_class.trusted_models,
             gpu=gpu,
@@ -332,7 +259,7 @@ class Plans:
                 body_bytes=grants.response_body_bytes,
                 max_requests=grants.outbound_requests,
             ),
-            remotes=_remotes(link, version),
+            remotes=remotes_of(link, version),
             weight=tenant_class.weight,
             needs_own=bool(own_models) or brings_own,
             brings_own=brings_own,
@@ -343,35 +270,6 @@ class Plans:
 def _guarded(entry: Entry, version: Version) -> bool:
     traffic = entry.traffic
     return traffic is not None and traffic.guard is not None and version.number != entry.function.active
-
-
-def _remotes(link: FunctionLink, version: Version) -> tuple[RemoteModel | None, ...]:
-    if not any(model.remote for model in link.models):
-        return ()
-    pins = {pin.name: pin for pin in version.models}
-    return tuple(
-        RemoteModel(
-            name=model_field(pins[model.name].model, pins[model.name].version),
-            source=parse_source(pins[model.name].source),
-            binary=pins[model.name].binary,
-            inputs=model.inputs,
-            outputs=model.outputs,
-            max_inferences=model.max_inferences,
-            max_time_ns=model.max_time_ns,
-        )
-        if model.remote
-        else None
-        for model in link.models
-    )
-
-
-def _digests(link: FunctionLink, binding: Binding | None, *, own: bool) -> tuple[Digest, ...]:
-    bound = () if binding is None else binding.models
-    return tuple(
-        Digest(one.digest)
-        for model, one in zip(link.models, bound, strict=True)
-        if model.own is own and model.target and not model.remote
-    )
 
 
 def _of(entry: Entry, names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:

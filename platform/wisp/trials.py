@@ -11,9 +11,9 @@ from wisp.code import CodeStore, compile_limits
 from wisp.errors import Fault, InvalidModule
 from wisp.hostmounts import HostStore, host_mounts_of
 from wisp.inspection import facts_of
+from wisp.links import make_links
 from wisp.names import Digest, FunctionName, TenantName
 from wisp.placement import unplaced
-from wisp.plans import make_links
 from wisp.policy.admission import admit
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.facts import ModuleFacts
