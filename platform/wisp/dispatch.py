@@ -214,7 +214,8 @@ class Dispatcher:
         code = self._code.cache.peek(plan.module)
         if code is None:
             code = await self._code.segment(plan.module, plan.ceilings)
-        parts = body.parts()
+        large = body.size_bytes > len(inline)
+        parts = body.parts() if large else ()
         job = Job(
             tenant=target.tenant,
             link=plan.link,
@@ -227,7 +228,7 @@ class Dispatcher:
             head=head,
             body=inline,
             body_parts=parts,
-            body_segment=() if parts else body.segment(),
+            body_segment=body.segment() if large and not parts else (),
             body_bytes=body.size_bytes,
             timeout_ns=grants.timeout_ns,
             request_id=call.request_id.encode(),

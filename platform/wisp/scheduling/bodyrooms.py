@@ -19,7 +19,7 @@ class BodyRoom:
 
     def __init__(self) -> None:
         self._segment = Segment.create("body", LAID_BYTES)
-        self._used_bytes = 0
+        self.used_bytes = 0
 
     @property
     def fd(self) -> int:
@@ -29,15 +29,15 @@ class BodyRoom:
         """`parts` are `LAID_BYTES` together at most."""
         self.wipe()
         for part in parts:
-            end = self._used_bytes + len(part)
-            self._segment.view[self._used_bytes : end] = part
-            self._used_bytes = end
+            end = self.used_bytes + len(part)
+            self._segment.view[self.used_bytes : end] = part
+            self.used_bytes = end
 
     def wipe(self) -> None:
         """Nothing of a tenant's request is there when another's runs."""
-        if self._used_bytes:
-            self._segment.view[: self._used_bytes] = ZEROS[: self._used_bytes]
-            self._used_bytes = 0
+        if self.used_bytes:
+            self._segment.view[: self.used_bytes] = ZEROS[: self.used_bytes]
+            self.used_bytes = 0
 
     def close(self) -> None:
         self._segment.close()

@@ -373,7 +373,8 @@ class Sandbox:
         if self._leases is not None:
             self._leases.close()
             self._leases = None
-        self._body.wipe()
+        if self._body.used_bytes:
+            self._body.wipe()
         self._tell(result)
         self._job = None
         self._pool.release(self, cpu_ns=result.receipt.cpu_ns if isinstance(result, Ending) else None)
