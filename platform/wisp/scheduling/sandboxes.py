@@ -135,8 +135,9 @@ class Sandboxes:
         brief = runtime.brief and self._shares.is_trusted(job.tenant)
         loop = asyncio.get_running_loop()
         while True:
-            if (job.models or job.needs_own) and not self._has_models(job):
-                await self._ensure_models(job)
+            if job.models or job.needs_own:
+                while not self._has_models(job):  # another may have made room for itself before this goes on
+                    await self._ensure_models(job)
             run = Run(job, runtime, loop, brief=brief)
             if self._idle and self._shares.may_take(job.tenant, brief):
                 self._begin(run, self._take_idle(job))
