@@ -20,7 +20,7 @@ HANDLER_EXPORTS = {"memory", "wisp_alloc", "wisp_handle"}
 HANDLER_WASI = {"environ_get", "environ_sizes_get", "fd_write", "proc_exit"}
 # And what it asks for beside that where it reads or appends to a file; classify reads the clock, too.
 FILE_WASI = {"fd_close", "fd_fdstat_get", "fd_prestat_dir_name", "fd_prestat_get", "fd_read", "path_open"}
-MORE_WASI = {"tenants/globex/classify": FILE_WASI | {"clock_time_get"}}
+MORE_WASI = {"tenants/globex/classify": FILE_WASI | {"clock_time_get", "fd_filestat_get"}}
 BYTES_MAX = {
     "tenants/acme/hello": 40_000,
     "tenants/globex/hello": 40_000,
