@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from platforms import OPERATOR_KEY, TENANTS
+from platforms import TENANTS
+from serving import environment
 
 START_S = 60.0
 STOP_S = 45.0
@@ -64,9 +65,9 @@ class Served:
         self.data_dir = data_dir
         command = [sys.executable, "-m", "wisp.cli", "serve", "--bind", "127.0.0.1:0", "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
-            [*command, "--workers", "2", "--tenants", os.environ.get("T_TENANTS", "tenants"), *flags],
+            [*command, "--workers", "2", "--tenants", "tenants", *flags],
             cwd=TENANTS.parent,
-            env={**os.environ, "WISP_OPERATOR_KEY": OPERATOR_KEY},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

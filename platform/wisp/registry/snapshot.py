@@ -23,7 +23,7 @@ from wisp.registry.registry import Registry
 from wisp.registry.shelf import Named, Shelf
 
 CAPACITY: Final = 16_384
-"""Functions of a node that answer from memory, about 5 kB each with what the sandboxes keep of them. With more of them
+"""Functions of a node that answer from memory, about 13 kB each with what the sandboxes keep of them. With more of them
 in rotation each would be read again at each request."""
 ABSENT_S: Final = 1.0
 """A miss is believed no longer than a missed message takes to be noticed."""
