@@ -38,7 +38,7 @@ guests: ## rebuild the prebuilt guests (needs Rust and clang)
 guests-check: ## the prebuilt guests match their sources (needs neither)
 	$(PYTHON) sdk-rust/build.py --check
 
-bench: $(VENV)/.installed ## what a request costs, against the floor, workerd and a bare server, as ratios; twenty minutes
+bench: $(VENV)/.installed ## what a request costs, against the floor, workerd and a bare server, as ratios; ten minutes
 	$(BIN)/python tests/bench/bench_speed.py
 	$(BIN)/python tests/bench/bench_claims.py
 
@@ -48,7 +48,7 @@ bench-update: $(VENV)/.installed ## what updates in a row cost callers, and how 
 bench-neighbours: $(VENV)/.installed ## what hostile neighbours cost an honest tenant; a quarter of an hour
 	$(BIN)/python tests/bench/bench_neighbours.py
 
-bench-nn: $(VENV)/.installed ## inference against onnxruntime alone, FastAPI and MLServer, as ratios; half an hour
+bench-nn: $(VENV)/.installed ## inference against onnxruntime alone, FastAPI and MLServer, as ratios; a quarter of an hour
 	$(BIN)/python tests/bench/bench_nn.py
 
 cluster-test: $(VENV)/.installed ## three nodes on a Redis Cluster behind haproxy, upgraded and killed under load; five minutes

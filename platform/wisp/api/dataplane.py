@@ -270,15 +270,8 @@ class DataPlane:
         try:
             if not head.bodiless:
                 await request.read_into(body, self.body_timeout_s)
-            watch = Watch(request)  # a caller that goes away takes the guest with it
-            try:
+            with Watch(request):  # a caller that goes away takes the guest with it
                 return await self.dispatcher.invoke(target, call, body)
-            except asyncio.CancelledError:
-                if watch.saw_it_go:
-                    raise ClientGone from None
-                raise
-            finally:
-                watch.end()
         finally:
             body.close()
 
@@ -353,15 +346,15 @@ class Incoming:
 
 
 class Watch:
-    """Cancels the task that made it once the caller has gone, until `end`.
+    """Cancels the task that made it once the caller has gone, as long as its block runs, and raises `ClientGone` then.
 
     It begins after a moment: most requests are answered by then, and a task for each would cost more than many a guest.
     """
 
-    __slots__ = ("_caller", "_later", "_request", "_watching", "saw_it_go")
+    __slots__ = ("_caller", "_later", "_request", "_saw_it_go", "_watching")
 
     def __init__(self, request: Incoming) -> None:
-        self.saw_it_go = False
+        self._saw_it_go = False
         self._request = request
         loop = asyncio.get_running_loop()
         self._caller = asyncio.current_task(loop)
@@ -373,16 +366,21 @@ class Watch:
 
     async def _watch(self) -> None:
         await self._request.gone()
-        self.saw_it_go = True
+        self._saw_it_go = True
         assert self._caller is not None
         self._caller.cancel()
 
-    def end(self) -> None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._later.cancel()
         if self._watching is not None:
             self._watching.cancel()
-        if self.saw_it_go and self._caller is not None:
+        if self._saw_it_go and self._caller is not None:
             self._caller.uncancel()  # the task goes on to end its connection
+            if isinstance(error, asyncio.CancelledError):
+                raise ClientGone from None
 
 
 async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes | memoryview) -> None:

@@ -6,7 +6,6 @@ more, `error`, which is where the protocol's clients look.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import mmap
 import time
@@ -225,15 +224,8 @@ class OpenInference:
         self, request: Incoming, access: Access, model: Model, inference: Inference, bytes_in: int
     ) -> Answered:
         """While it runs, the connection is watched: a caller that goes away stops the inference."""
-        watch = Watch(request)
-        try:
+        with Watch(request):
             return await self.inferring.infer(access, model, inference, bytes_in)
-        except asyncio.CancelledError:
-            if watch.saw_it_go:
-                raise ClientGone from None
-            raise
-        finally:
-            watch.end()
 
     def _told(
         self, access: Access, model: Model, inference: Inference, answered: Answered, headers: RawHeaders
