@@ -76,5 +76,5 @@ async def test_many_tensors_are_given_back_by_the_sandbox_that_used_them(node: N
     query = f"graph=identity_f32&type=f32&dims={len(tensor) // 4}"
     status, answer = await ask(acme, "infer", tensor, query)
     assert (status, answer == tensor) == (200, True)
-    held = [slot._own._tensors for slot in node.sandboxes.slots if slot._own._tensors >= 0]
+    held = [slot._lines.own._tensors for slot in node.sandboxes.slots if slot._lines.own._tensors >= 0]
     assert [os.fstat(fd).st_blocks for fd in held] == [0]

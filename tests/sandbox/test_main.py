@@ -13,7 +13,7 @@ from sandbox.children import SandboxChild, fixed_segment, unsealed_segment
 from sandbox.guests import ANSWER, ROOT, assembled, compiled, descriptors, handler, link
 from wisp.sandbox.capi import configuration_fingerprint
 from wisp.sandbox.handler import ENVELOPE_BYTES
-from wisp.scheduling.slots import MAX_MODULES
+from wisp.scheduling.loaded import MAX_MODULES
 from wisp.wire.channel import MAX_FRAME_BYTES
 from wisp.wire.exchange import decode_response, encode_request_head
 from wisp.wire.invocations import (

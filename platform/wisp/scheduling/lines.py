@@ -14,7 +14,9 @@ from wisp.errors import ChildLost
 from wisp.names import TenantName
 from wisp.scheduling.children import Child
 from wisp.scheduling.hosts import TENSOR_BYTES, InferenceHost
+from wisp.scheduling.jobs import Job
 from wisp.scheduling.measures import Measure
+from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.wire.inferences import Binding
 from wisp.wire.invocations import Kind
 from wisp.wire.segments import clear
@@ -66,3 +68,44 @@ class Line:
         if self._tensors >= 0:
             os.close(self._tensors)
             self._tensors = -1
+
+
+class Lines:
+    """A slot's two, and what keeps loaded what its guest may infer with."""
+
+    def __init__(self, slot: int, measure: Measure, own_hosts: TenantHosts) -> None:
+        self.shared = Line(slot, measure, own=False)
+        self.own = Line(slot, measure, own=True)
+        self._own_hosts = own_hosts
+        self.leases: contextlib.ExitStack | None = None
+        """Of the models that the invocation may use, those that the guest brought among them."""
+
+    def open(
+        self, child: Child, job: Job, host: InferenceHost, binding: Binding, number: int, deadline_ns: int
+    ) -> None:
+        """`host`: of the job's `models`. What it may infer with stays loaded until `close`."""
+        self.leases = contextlib.ExitStack()
+        # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
+        with contextlib.suppress(ChildLost):
+            if job.models or job.remote is not None or (job.inline is not None and not job.needs_own):
+                self.shared.open(child, host, job.tenant, binding, number, deadline_ns)
+            own = self._own_hosts.get(job.tenant) if job.needs_own else None
+            if own is not None:
+                self.own.open(child, own, job.tenant, binding, number, deadline_ns)
+        self.leases.enter_context(host.lease(job.models))
+        if job.needs_own:
+            self.leases.enter_context(self._own_hosts.lease(job.tenant, job.own_models))
+
+    def close(self, number: int) -> None:
+        """The invocation has ended, whether or not it could infer."""
+        if self.leases is not None:
+            self.shared.close(number)
+            self.own.close(number)
+            self.leases.close()
+            self.leases = None
+
+    def detach(self, host: InferenceHost | None = None) -> None:
+        """From this host, or from all: the next guest that infers gets a new line."""
+        for line in (self.shared, self.own):
+            if host is None or line.host is host:
+                line.detach()

@@ -1,7 +1,7 @@
 """One slot of the pool: a sandbox process and its successors, what it has loaded, and the one guest that runs in it.
 
-What a sandbox has loaded is decided here, so that the router always knows which module it must send along. A guest that
-overruns its deadline, or whose caller has gone, ends with its process; the slot starts another.
+What its process has loaded is `loaded`, what its guest infers over `lines`, what else it asks for `guestcalls`. A guest
+that overruns its deadline, or whose caller has gone, ends with its process; the slot starts another.
 """
 
 from __future__ import annotations
@@ -11,29 +11,25 @@ import contextlib
 import logging
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wisp.errors import ChildLost, InvalidFrame
-from wisp.names import Digest
 from wisp.scheduling.answers import SLICE_BYTES, take_out
 from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.bodyrooms import BodyRoom
-from wisp.scheduling.bundlecache import BundleSegment
 from wisp.scheduling.children import Child
+from wisp.scheduling.guestcalls import Caller, GuestCalls
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.jobs import Job, Lost
-from wisp.scheduling.lines import Line
+from wisp.scheduling.lines import Lines
+from wisp.scheduling.loaded import Loaded
 from wisp.scheduling.measures import Measure
 from wisp.scheduling.turns import Turn
-from wisp.wire.channel import MAX_FRAME_BYTES, Frame
+from wisp.wire.channel import Frame
 from wisp.wire.confinement import Limits
-from wisp.wire.inferences import Binding
 from wisp.wire.invocations import (
     FAILED_HEAD,
-    HANDLE,
     INLINE_BYTES,
     INVOKE_HEAD,
     STOP,
@@ -43,9 +39,8 @@ from wisp.wire.invocations import (
     bytes_in_segment,
     decode_result,
 )
-from wisp.wire.outbound import INBOUND_HEAD, OUTBOUND_HEAD, Inbound, Status, place, take
 from wisp.wire.outcome import Ending, Outcome, Receipt
-from wisp.wire.segments import Segment, create_frozen
+from wisp.wire.segments import Segment
 from wisp.wire.walls import ChildKind
 
 if TYPE_CHECKING:
@@ -57,8 +52,6 @@ GRACE_S = 0.25
 """Past the deadline, before the process is killed: for a host call to notice, and for the answer to be copied."""
 ABANDON_S = 0.25
 """How long a guest that was told to stop may go on before its process is killed: a host call may have to end first."""
-MAX_MODULES = 64
-"""Modules that one sandbox keeps linked."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 DATA_BYTES = 1024 * 1024 * 1024
 """RLIMIT_DATA of a sandbox: Python, the engine, and one guest's memory at its ceiling."""
@@ -71,22 +64,15 @@ class Sandbox:
         self._pool = pool
         self.slot = slot
         self._answer = Segment.create("answer", pool.answer_bytes)
-        self._outbound = Segment.create("outbound", pool.answer_bytes)
         self._body = BodyRoom()
-        self._outbound_bytes = 0
-        """What may lie in it of the invocation that runs."""
-        self._fetching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._taking: asyncio.Task[None] | None = None
         """A large answer's way out of the segment."""
         self._child: Child | None = None
-        self._modules: OrderedDict[str, dict[int, BundleSegment | None]] = OrderedDict()
-        """Linked handles by module, each with the content of the host's directories that it was linked with."""
+        self._loaded = Loaded()
         self._measure = Measure()
-        self._shared = Line(slot, self._measure, own=False)
-        self._own = Line(slot, self._measure, own=True)
-        self._leases: contextlib.ExitStack | None = None
-        """Of the models that the invocation may use, those that the guest brought among them."""
+        self._lines = Lines(slot, self._measure, pool.own_hosts)
+        self._calls = GuestCalls(slot, pool.answer_bytes, self._measure, send=self._send, kill=self.kill)
         self._running: asyncio.Future[Ending | None] | None = None
         """Who waits for the ending; it is cancelled where nobody does any more."""
         self._job: Job | None = None
@@ -111,7 +97,7 @@ class Sandbox:
         return self._running is not None
 
     def has(self, link: FunctionLink) -> bool:
-        return link.module in self._modules
+        return link.module in self._loaded
 
     def spawn(self) -> None:
         if self._pool.stopping:
@@ -127,7 +113,7 @@ class Sandbox:
                 on_end=self._note_end,
                 fds={
                     "answer_fd": self._answer.fd,
-                    "outbound_fd": self._outbound.fd,
+                    "outbound_fd": self._calls.fd,
                     "body_fd": self._body.fd,
                     "stop_fd": hears_fd,
                 },
@@ -145,12 +131,9 @@ class Sandbox:
         assert self._running is None
         deadline_ns = time.monotonic_ns() + job.timeout_ns
         self._measure.begin(number)
-        self._bring(child, job)
+        self._loaded.bring(child, job)
         if job.binding is not None:
-            # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
-            with contextlib.suppress(ChildLost):
-                self._open_inference(child, job, job.binding, number, deadline_ns)
-            self._lease(job)
+            self._lines.open(child, job, self._pool.host_of(job), job.binding, number, deadline_ns)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
         if job.body_parts:
             kind = Kind.LAID
@@ -165,66 +148,15 @@ class Sandbox:
         """Ahead of the first request; a process that is gone gets it then."""
         if self._child is not None:
             with contextlib.suppress(ChildLost):
-                self._bring(self._child, job)
-
-    def _bring(self, child: Child, job: Job) -> None:
-        """Whatever of the job the process does not have yet."""
-        link = job.link
-        handles = self._modules.get(link.module)
-        if handles is None:
-            while len(self._modules) >= MAX_MODULES:
-                digest, former = self._modules.popitem(last=False)
-                child.send(Kind.UNLOAD, digest.encode())
-                for handle in former:
-                    child.send(Kind.UNLINK, HANDLE.pack(handle))
-            child.send(Kind.MODULE, link.module.encode(), (job.code.fd,))
-            handles = self._modules[link.module] = {}
-        self._modules.move_to_end(link.module)
-        if link.handle not in handles or handles[link.handle] is not job.hosts:
-            self._link(child, link, tuple(shown.fd for shown in (job.bundle, job.hosts) if shown is not None))
-            handles[link.handle] = job.hosts
-
-    def _link(self, child: Child, link: FunctionLink, fds: tuple[int, ...]) -> None:
-        payload = link.encode()
-        if len(payload) < MAX_FRAME_BYTES:
-            child.send(Kind.LINK, payload, fds)
-            return
-        own = create_frozen("link", [payload])
-        try:
-            child.send(Kind.LINK, b"", (own, *fds))
-        finally:
-            os.close(own)
-
-    def _open_inference(self, child: Child, job: Job, binding: Binding, number: int, deadline_ns: int) -> None:
-        if job.models or job.remote is not None or (job.inline is not None and not job.needs_own):
-            self._shared.open(child, self._pool.host_of(job), job.tenant, binding, number, deadline_ns)
-        own = self._pool.own_hosts.get(job.tenant) if job.needs_own else None
-        if own is not None:
-            self._own.open(child, own, job.tenant, binding, number, deadline_ns)
-
-    def _lease(self, job: Job) -> None:
-        """What it may infer with stays loaded until it has ended."""
-        self._leases = contextlib.ExitStack()
-        self._leases.enter_context(self._pool.host_of(job).lease(job.models))
-        if job.needs_own:
-            self._leases.enter_context(self._pool.own_hosts.lease(job.tenant, job.own_models))
+                self._loaded.bring(self._child, job)
 
     def detach(self, host: InferenceHost | None = None) -> None:
-        """From this host, or from all: the next guest that infers gets a new line."""
-        for line in (self._shared, self._own):
-            if host is None or line.host is host:
-                line.detach()
+        """From this host, or from all."""
+        self._lines.detach(host)
 
     def forget(self, link: FunctionLink) -> None:
-        handles = self._modules.get(link.module)
-        if handles is None or link.handle not in handles or self._child is None:
-            return
-        with contextlib.suppress(ChildLost):  # its successor starts with nothing loaded
-            handles.pop(link.handle, None)
-            self._child.send(Kind.UNLINK, HANDLE.pack(link.handle))
-            if not handles:
-                del self._modules[link.module]
-                self._child.send(Kind.UNLOAD, link.module.encode())
+        if self._child is not None:
+            self._loaded.forget(self._child, link)
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.RESULT:
@@ -240,7 +172,7 @@ class Sandbox:
                 self._answer.clear(used)
             self._conclude(ending)
         elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH, Kind.REMOTE):
-            self._start_fetching(frame.kind, frame.payload)
+            self._calls.begin(frame.kind, frame.payload, None if self._job is None else self._caller(self._job))
         elif frame.kind == Kind.FAILED:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
@@ -278,79 +210,18 @@ class Sandbox:
         assert self._job is not None
         self._finish(ending.measured(self._measure.end(ending.receipt, self._job.link)))
 
-    def _start_fetching(self, kind: int, payload: bytes) -> None:
-        """The guest waits meanwhile, so there is one at a time. Raises `InvalidFrame`."""
-        number, sequence, in_segment, length = OUTBOUND_HEAD.unpack_from(payload)
-        busy = self._fetching is not None and not self._fetching.done()
-        if self._running is None or self._job is None or number != self._number or busy:
-            raise InvalidFrame(f"an outbound request for invocation {number}")
-        message = take(in_segment, length, payload[OUTBOUND_HEAD.size :], self._outbound.view)
-        if in_segment:
-            self._outbound_bytes = max(self._outbound_bytes, length)
-        fetch = {Kind.OUTBOUND: self._fetch, Kind.GRAPH: self._load, Kind.REMOTE: self._compute}[Kind(kind)]
-        answer = fetch(self._job, number, message)
-        self._fetching = asyncio.get_running_loop().create_task(self._inbound(answer, number, sequence))
-        self._fetching.add_done_callback(self._note_fetched)
+    def _caller(self, job: Job) -> Caller:
+        return Caller(
+            job=job,
+            number=self._number,
+            deadline_ns=self._deadline_ns,
+            host=lambda: self._lines.own.host if job.needs_own else self._pool.host_of(job),
+            leases=self._lines.leases,
+        )
 
-    async def _fetch(self, job: Job, number: int, message: bytes) -> Inbound:
-        if job.outbound is None:
-            return Inbound(status=Status.UNREACHABLE)
-        return await job.outbound.fetch(message, self._deadline_ns)
-
-    async def _load(self, job: Job, number: int, data: bytes) -> Inbound:
-        if job.inline is None:
-            return Inbound(status=Status.UNREACHABLE)
-        answer, model = await job.inline.load(data, self._deadline_ns)
-        if model is not None:
-            host = self._own.host if job.needs_own else self._pool.host_of(job)
-            if host is None:
-                return Inbound(status=Status.UNREACHABLE, content=b"the inference host is gone; try again")
-            try:
-                host.grant(self.slot, number, model)
-            except ChildLost as error:
-                return Inbound(status=Status.UNREACHABLE, content=error.message.encode())
-            assert self._leases is not None  # what may bring models has a binding
-            self._leases.enter_context(host.lease((Digest(model.digest),)))
-        return answer
-
-    async def _compute(self, job: Job, number: int, message: bytes) -> Inbound:
-        if job.remote is None:
-            return Inbound(status=Status.UNREACHABLE)
-        self._measure.ask()
-        try:
-            answer, metered = await job.remote.compute(message, self._deadline_ns)
-        except InvalidFrame as error:
-            return Inbound(status=Status.INVALID, content=error.message.encode())
-        self._measure.add(number, metered)
-        return answer
-
-    async def _inbound(self, fetched: Awaitable[Inbound], number: int, sequence: int) -> None:
-        answer = await fetched
-        try:
-            in_segment, inline = place(answer.content, self._outbound.view)
-        except ValueError:
-            answer, in_segment, inline = Inbound(status=Status.TOO_LARGE), False, b""
-        length = len(answer.content)
-        if in_segment:
-            self._outbound_bytes = max(self._outbound_bytes, length)
+    def _send(self, kind: Kind, payload: bytes) -> None:
         if self._child is not None:
-            head = INBOUND_HEAD.pack(number, sequence, answer.status, in_segment, length)
-            self._child.send(Kind.INBOUND, b"".join((head, inline)))
-
-    def _note_fetched(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ChildLost):
-            log.error("an outbound request failed by a defect", exc_info=error)
-            self.kill("its outbound request could not be answered")
-
-    def _stop_fetching(self) -> None:
-        """The guest has ended: nobody waits for the answer, and nothing of it stays."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            self._fetching = None
-        if self._outbound_bytes:
-            self._outbound.clear(self._outbound_bytes)
-            self._outbound_bytes = 0
+            self._child.send(kind, payload)
 
     def _lose(self, message: str) -> None:
         """Ends what runs, if something does, without a word from its process."""
@@ -363,16 +234,12 @@ class Sandbox:
             self._finish(ChildLost(message))
 
     def _finish(self, result: Ending | ChildLost) -> None:
-        if self._fetching is not None or self._outbound_bytes:
-            self._stop_fetching()
+        if self._calls.any:
+            self._calls.end()
         if self._overrun is not None:
             self._overrun.cancel()
             self._overrun = None
-        self._shared.close(self._number)
-        self._own.close(self._number)
-        if self._leases is not None:
-            self._leases.close()
-            self._leases = None
+        self._lines.close(self._number)
         if self._body.used_bytes:
             self._body.wipe()
         self._tell(result)
@@ -440,10 +307,10 @@ class Sandbox:
         was_ready, self.ready = self.ready, False
         self._thread = 0
         os.close(self._stop_fd)
-        self._modules.clear()
+        self._loaded.clear()
         self.detach()
         self._answer.clear(self._answer.size_bytes)
-        self._outbound.clear(self._outbound.size_bytes)
+        self._calls.wipe()
         self._lose("the process that ran this request died; try again")
         if self._pool.stopping:
             return
@@ -460,5 +327,5 @@ class Sandbox:
             await self._child.reaped()
         self.detach()
         self._answer.close()
-        self._outbound.close()
+        self._calls.close()
         self._body.close()
