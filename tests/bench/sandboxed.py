@@ -15,6 +15,7 @@ from wisp.sandbox.capi import Engine
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.modules import LinkedModules
+from wisp.sandbox.pagemap import open_pagemap
 from wisp.wire.channel import Channel, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
 from wisp.wire.exchange import encode_request_head
@@ -45,7 +46,7 @@ class Bench:
     """A guest runner in this process, and one module in it."""
 
     def __init__(self) -> None:
-        self.runner = GuestRunner()
+        self.runner = GuestRunner(open_pagemap())
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.answer = Segment.create("answer", 1 << 20)
 

@@ -19,6 +19,7 @@ from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.modules import LinkedModules
+from wisp.sandbox.pagemap import open_pagemap
 from wisp.sandbox.sections import read_facts
 from wisp.wire.exchange import MalformedExchange, decode_response
 from wisp.wire.invocations import FunctionLink, ModelLink
@@ -113,7 +114,7 @@ class Bench:
     """A `GuestRunner` of this process, the modules it has linked, and an answer segment."""
 
     def __init__(self) -> None:
-        self.runner = GuestRunner()
+        self.runner = GuestRunner(open_pagemap())
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.answer = Segment.create("answer", ANSWER_BYTES)
         self.number = 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.guests import ANSWER, Bench, handler
-from wisp.sandbox.habits import CLEARED_BYTES, PAGE_BYTES, Habit
+from wisp.sandbox.habits import CLEARED_BYTES, FEW_PAGES, Habit
+from wisp.sandbox.pagemap import PageMap, open_pagemap
 from wisp.wire.outcome import Outcome
 
 PAGE = 65536
@@ -53,9 +58,11 @@ def test_a_small_guest_after_a_large_one_traps_beyond_its_own_memory(bench: Benc
 
 
 @pytest.fixture(params=["given back", "cleared"])
-def habit(request: pytest.FixtureRequest) -> Habit:
+def habit(request: pytest.FixtureRequest, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Habit:
     """Of the guest that leaves something behind."""
-    return Habit(touched_pages=1e9 if request.param == "cleared" else 0.0)
+    if request.param == "given back":
+        monkeypatch.setattr(bench.runner.arena, "_pages", PageMap(-1))
+    return Habit(touched_pages=1e9)
 
 
 def test_every_guest_finds_its_memory_zero(bench: Bench, habit: Habit) -> None:
@@ -71,24 +78,83 @@ def test_memory_is_zero_however_its_guests_leave_it(bench: Bench) -> None:
         assert bench.run(scribble(40), habit=filling).outcome is Outcome.OK
         assert bench.run(ALL_ZERO, habit=growing).outcome is Outcome.OK
         assert bench.run(handler(), habit=sparing).outcome is Outcome.OK
-    assert filling.clears(40 * PAGE)
-    assert not sparing.clears(PAGE * 17)
+    assert filling.clears(40 * PAGE // mmap.PAGESIZE)
+    assert not sparing.clears(17 * PAGE // mmap.PAGESIZE)
+
+
+# Writes 0xAA to the addresses in its message, of 40 pages.
+WRITES = handler(
+    f"""(local $end i32) (local.set $end (i32.add (local.get $ptr) (local.get $len)))
+    (loop $next
+      (i32.store8 (i32.load (local.get $ptr)) (i32.const 170))
+      (local.set $ptr (i32.add (local.get $ptr) (i32.const 4)))
+      (br_if $next (i32.lt_u (local.get $ptr) (local.get $end))))
+    {ANSWER}""",
+    memory="40",
+)
+
+
+@given(st.lists(st.integers(8192, 40 * PAGE - 1), min_size=1, max_size=60), st.sampled_from([0.0, 1e9]))
+@settings(max_examples=100, deadline=None)
+def test_no_byte_that_a_guest_wrote_is_left(bench: Bench, addresses: list[int], touched: float) -> None:
+    body = struct.pack(f"<{len(addresses)}I", *addresses)
+    assert bench.run(WRITES, body, habit=Habit(touched_pages=touched)).outcome is Outcome.OK
+    assert not any(bench.runner.arena.memory[8192 : 40 * PAGE])
+
+
+def held_pages(bench: Bench, size_bytes: int) -> int:
+    held = bench.runner.pages.held(bench.runner.arena.base, size_bytes)
+    assert held is not None
+    return held.pages
+
+
+def test_pages_stay_where_few_were_touched_and_go_where_another_touched_them(bench: Bench) -> None:
+    addresses = [index * mmap.PAGESIZE for index in range(10, 20)]
+    body = struct.pack(f"<{len(addresses)}I", *addresses)
+    bench.run(scribble(40), habit=Habit(touched_pages=1e9))
+    assert held_pages(bench, 40 * PAGE) == 40 * PAGE // mmap.PAGESIZE
+    own = Habit()
+    for _ in range(3):
+        assert bench.run(WRITES, body, habit=own).outcome is Outcome.OK
+    assert len(addresses) <= held_pages(bench, 40 * PAGE) <= len(addresses) + 3
+
+
+def test_nothing_of_a_large_memory_stays(bench: Bench) -> None:
+    pages = CLEARED_BYTES // PAGE + 1
+    assert bench.run(scribble(pages), habit=Habit(touched_pages=1e9)).outcome is Outcome.OK
+    assert held_pages(bench, pages * PAGE) == 0
+
+
+def test_what_is_not_known_to_hold_nothing_is_given_back(tmp_path: Path) -> None:
+    file = tmp_path / "short"
+    file.write_bytes(bytes(800))
+    with file.open("rb") as opened:
+        assert PageMap(opened.fileno()).held(0, 101 * mmap.PAGESIZE) is None
+    assert PageMap(-1).held(0, 101 * mmap.PAGESIZE) is None
+
+
+def test_a_page_map_shows_no_physical_address() -> None:
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        page[0] = 1
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        fd = open_pagemap()
+        (entry,) = struct.unpack("<Q", os.pread(fd, 8, address // mmap.PAGESIZE * 8))
+        os.close(fd)
+    assert (entry >> 63, entry & (1 << 55) - 1) == (1, 0)
 
 
 def test_a_habit_is_what_was_seen_last_and_fades() -> None:
     habit = Habit()
-    assert not habit.clears(PAGE)
+    assert habit.clears(FEW_PAGES)
+    assert not habit.clears(FEW_PAGES + 1)
     habit.note(100)
-    assert habit.clears(800 * PAGE_BYTES - 1)
-    assert not habit.clears(800 * PAGE_BYTES)
+    assert habit.clears(800)
+    assert not habit.clears(801)
     rounds = 0
-    while habit.clears(400 * PAGE_BYTES):
+    while habit.clears(400):
         habit.note(0)
         rounds += 1
-    assert 20 < rounds < 200, "pages that stay take no faults, and are given back once in a while"
-    habit.note(10**9)
-    assert habit.clears(CLEARED_BYTES)
-    assert not habit.clears(CLEARED_BYTES + 1)
+    assert 20 < rounds < 200, "guests that find pages touch no others, and all are given back once in a while"
 
 
 def test_memory_is_zero_after_a_guest_that_grew_trapped_or_was_stopped(bench: Bench, habit: Habit) -> None:
@@ -159,7 +225,7 @@ def test_memory_that_the_system_refuses_is_not_the_guests_fault(bench: Bench, mo
     assert bench.run(handler()).outcome is Outcome.OK
 
 
-@pytest.mark.parametrize("method", ["_new_memory", "_grow_memory", "_finalize_memory"])
+@pytest.mark.parametrize("method", ["_reserve", "_make_accessible", "_clean"])
 def test_a_memory_that_cannot_be_kept_clean_ends_its_process(tmp_path: Path, method: str) -> None:
     """A Python exception in these would be taken for success by the engine."""
     code = f"""

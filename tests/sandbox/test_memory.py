@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from wisp.sandbox import memory
 from wisp.sandbox.arena import Arena
 from wisp.sandbox.memory import BadPointer
+from wisp.sandbox.pagemap import PageMap
 
 SIZE = 4096
 NUMBERS = st.integers(-(2**65), 2**65) | st.integers(-2, 2 * SIZE) | st.sampled_from([2**31, 2**32 - 1, 2**32, 2**63])
@@ -20,7 +21,7 @@ class Guest:
 
     def __init__(self) -> None:
         self.buffer = (ctypes.c_char * SIZE).from_buffer(bytearray(range(256)) * (SIZE // 256))
-        self.arena = Arena()
+        self.arena = Arena(PageMap(-1))
         self.arena.base, self.arena.memory = ctypes.addressof(self.buffer), memoryview(self.buffer).cast("B")
         self.arena.size_bytes = SIZE
 

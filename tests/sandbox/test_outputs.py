@@ -21,6 +21,7 @@ from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.nn import Errno
 from wisp.sandbox.outputs import ALIGNMENT, OutputRoom, Outputs, bytes_of
+from wisp.sandbox.pagemap import PageMap
 from wisp.wire.channel import Channel, socket_pair
 from wisp.wire.segments import Segment
 from wisp.wire.tensors import ElementType, TensorRef
@@ -107,7 +108,7 @@ def test_an_output_is_copied_once_on_its_way_to_the_guest() -> None:
     """Nothing of its size is allocated between the segment and guest memory; nor for an input, on its way back."""
     near, far = socket_pair()
     guest = ctypes.create_string_buffer(LARGE_BYTES + 4096)
-    arena = Arena()
+    arena = Arena(PageMap(-1))
     arena.base, arena.size_bytes = ctypes.addressof(guest), len(guest)
     arena.memory = memoryview(guest).cast("B")
     line = HostLine(Channel(near), Segment.create("tensors", 4 * LARGE_BYTES))

@@ -7,8 +7,9 @@ the engine; and the peak is known even when the start function traps.
 
 The reservation is what compiled code relies on instead of bounds checks: everything that a 32-bit index and a static
 offset can reach, and the guard behind it, is either the guest's own or inaccessible. So pages above the current size
-are PROT_NONE at every moment, and at a store's end all that the guest could write to is zero again: overwritten, or
-given back to the kernel, which hands pages out zeroed (`sandbox.habits` says which).
+are PROT_NONE at every moment, and at a store's end all that the guest could write to is zero again: what holds anything
+(`sandbox.pagemap`) is overwritten, or given back to the kernel, which hands pages out zeroed (`sandbox.habits` says
+which).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Callable
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Any, Final
 
 from wisp.sandbox import capi
-from wisp.sandbox.habits import Habit, faults
+from wisp.sandbox.habits import CLEARED_BYTES, Habit
+from wisp.sandbox.pagemap import PageMap
 
 PROT_NONE: Final = 0
 PROT_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -37,27 +38,18 @@ _mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 
-_Ts = TypeVarTuple("_Ts")
-_R = TypeVar("_R")
-
-
-def _or_abort(function: Callable[[*_Ts], _R]) -> Callable[[*_Ts], _R]:
-    """An exception that left a ctypes callback would be taken for success: for memory that is not there, or not clean.
-    Only this process ends, and with it only the request in it."""
-
-    def callback(*arguments: *_Ts) -> _R:
-        try:
-            return function(*arguments)
-        except BaseException:  # noqa: BLE001 - nothing may leave a ctypes callback
-            os.abort()
-
-    return callback
+MAX_CELLS: Final = 64
 
 
 class Arena:
-    """`base` and `size_bytes` describe the current guest's memory; `limit_bytes` is set before each instantiation."""
+    """`base` and `size_bytes` describe the current guest's memory; `limit_bytes` is set before each instantiation.
 
-    def __init__(self) -> None:
+    An exception that left one of its callbacks would be taken for success: for memory that is not there, or not clean.
+    So it ends the process, and with it only the request in it.
+    """
+
+    def __init__(self, pages: PageMap) -> None:
+        """Takes it over."""
         self.base = 0
         self.memory = memoryview(bytearray())
         """All of the reservation, most of it inaccessible: `sandbox.memory` checks before it touches any of it. Slices
@@ -73,21 +65,24 @@ class Arena:
         self._mapped_bytes = 0
         self._accessible_bytes = 0
         self._in_use = False
+        self._pages = pages
         self._habit = Habit()
-        self._faults = 0
+        self._found_pages = 0
+        """That held zeros when this guest began."""
+        self._cells: dict[int, Any] = {}
+        """By their addresses, which are few: places on the engine's stack that it wants an answer in."""
         # wasmtime holds only their addresses; they live as long as the arena.
-        self._get = capi.GetMemory(_or_abort(self._get_memory))
-        self._grow = capi.GrowMemory(_or_abort(self._grow_memory))
-        self._finalize = capi.Finalizer(_or_abort(self._finalize_memory))
-        self._new = capi.NewMemory(_or_abort(self._new_memory))
-        self._addresses = [capi.address_of(callback) for callback in (self._get, self._grow, self._finalize)]
+        self._get = capi.GetMemory(self._get_memory)
+        self._grow = capi.GrowMemory(self._grow_memory)
+        self._finalize = capi.Finalizer(self._finalize_memory)
+        self._new = capi.NewMemory(self._new_memory)
+        self._told = capi.linear_memory(self._get, self._grow, self._finalize)
         self.creator: int = capi.address_of(self._new)
 
     def begin(self, limit_bytes: int, habit: Habit) -> None:
         """Before each instantiation: what this guest may have, and the habit of its function."""
         self.limit_bytes = limit_bytes
         self._habit = habit
-        self._faults = faults()
         self.peak_bytes = 0
         self.refused = False
         self.failure = ""
@@ -99,20 +94,23 @@ class Arena:
     def _new_memory(
         self, _env: int, _type: int, minimum: int, _maximum: int, reserved: int, guard: int, out: int
     ) -> int:
-        if self._in_use:
-            return self._fail("one memory at a time")
-        if minimum > self.limit_bytes:
-            self.refused = True
-            return capi.make_error(b"the module's minimum memory is above its limit")
-        if self.base == 0 and not self._reserve(reserved, guard):
-            return self._fail("no address space for a memory")
-        if (reserved, reserved + guard) != (self._reserved_bytes, self._mapped_bytes):
-            return self._fail("a memory of another shape")
-        if not self._make_accessible(minimum):
-            return self._fail("no pages for a memory")
-        self.size_bytes = self.peak_bytes = minimum
-        self._in_use = True
-        capi.fill_linear_memory(out, *self._addresses)
+        try:
+            if self._in_use:
+                return self._fail("one memory at a time")
+            if minimum > self.limit_bytes:
+                self.refused = True
+                return capi.make_error(b"the module's minimum memory is above its limit")
+            if self.base == 0 and not self._reserve(reserved, guard):
+                return self._fail("no address space for a memory")
+            if reserved != self._reserved_bytes or reserved + guard != self._mapped_bytes:
+                return self._fail("a memory of another shape")
+            if not self._make_accessible(minimum):
+                return self._fail("no pages for a memory")
+            self.size_bytes = self.peak_bytes = minimum
+            self._in_use = True
+            capi.fill_linear_memory(out, self._told)
+        except BaseException:  # noqa: BLE001 - see the class
+            os.abort()
         return 0
 
     def _reserve(self, reserved: int, guard: int) -> bool:
@@ -138,23 +136,48 @@ class Arena:
         return True
 
     def _get_memory(self, _env: int, out_size: int, out_capacity: int) -> int:
-        ctypes.c_size_t.from_address(out_size).value = self.size_bytes
-        ctypes.c_size_t.from_address(out_capacity).value = self._reserved_bytes
+        try:
+            cells = self._cells
+            try:
+                size, capacity = cells[out_size], cells[out_capacity]
+            except KeyError:
+                if len(cells) > MAX_CELLS:
+                    cells.clear()
+                size = cells[out_size] = ctypes.c_size_t.from_address(out_size)
+                capacity = cells[out_capacity] = ctypes.c_size_t.from_address(out_capacity)
+            size.value, capacity.value = self.size_bytes, self._reserved_bytes
+        except BaseException:  # noqa: BLE001 - see the class
+            os.abort()
         return self.base
 
     def _grow_memory(self, _env: int, size: int) -> int:
-        if size > self.limit_bytes or size > self._reserved_bytes or not self._make_accessible(size):
-            self.refused = True
-            return capi.make_error(b"memory limit")
-        self.size_bytes = self.peak_bytes = size
+        try:
+            if size > self.limit_bytes or size > self._reserved_bytes or not self._make_accessible(size):
+                self.refused = True
+                return capi.make_error(b"memory limit")
+            self.size_bytes = self.peak_bytes = size
+        except BaseException:  # noqa: BLE001 - see the class
+            os.abort()
         return 0
 
     def _finalize_memory(self, _env: int) -> None:
-        self._habit.note(faults() - self._faults)
-        if self._habit.clears(self.size_bytes):
-            ctypes.memset(self.base, 0, self.size_bytes)
-        elif self.size_bytes and _madvise(self.base, self.size_bytes, MADV_DONTNEED) != 0:
-            # Without this call the next guest would read this one's data: end the process rather than go on.
+        try:
+            self._clean(self.size_bytes)
+        except BaseException:  # noqa: BLE001 - see the class
             os.abort()
         self.size_bytes = 0
         self._in_use = False
+
+    def _clean(self, size: int) -> None:
+        held = self._pages.held(self.base, size) if size <= CLEARED_BYTES else None
+        if held is not None:
+            pages, habit = held.pages, self._habit
+            habit.note(pages - self._found_pages)
+            if habit.clears(pages):
+                held.clear()
+                self._found_pages = pages
+                return
+        if size and _madvise(self.base, size, MADV_DONTNEED) != 0:
+            # Without this call the next guest would read this one's data: end the process rather than go on.
+            os.abort()
+        self._found_pages = 0

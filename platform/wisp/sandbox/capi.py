@@ -5,8 +5,9 @@ another thread's guest, and a refused `memory.grow` cannot be seen through them.
 wheel carries is loaded by its path, so that neither the wheel's Python modules nor their generated signatures matter:
 the declarations here follow the C headers of the one major version that `pyproject.toml` pins.
 
-Pointers are plain integers (`c_size_t`): no ctypes pointer object is built per call. Errors and traps are owned by
-whoever receives them and are freed here.
+Pointers are plain integers (`c_size_t`): no ctypes pointer object is built per call. What a store calls for each
+request takes arguments that were converted once (`_prompt`). Errors and traps are owned by whoever receives them and
+are freed here.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def version() -> str:
     return importlib.metadata.version("wasmtime")
 
 
-def _load() -> ctypes.CDLL:
+def _path() -> str:
     found = version()
     if found.partition(".")[0] != MAJOR:
         raise ImportError(f"wasmtime {MAJOR} is needed for its C API, {found} is installed")
@@ -81,16 +82,26 @@ def _load() -> ctypes.CDLL:
     if spec is None or spec.origin is None:
         raise ImportError("the wasmtime package is not installed")
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    return ctypes.CDLL(str(Path(spec.origin).parent / f"linux-{machine}" / "_libwasmtime.so"))
+    return str(Path(spec.origin).parent / f"linux-{machine}" / "_libwasmtime.so")
 
 
-_library = _load()
+_library = ctypes.CDLL(_path())
+_holding = ctypes.PyDLL(_library._name)
+"""The same library, for calls that return at once: the interpreter's lock stays held."""
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     function = _library[name]  # indexing gives a private object whose signature may be set
     function.restype = result
     function.argtypes = arguments
+    return function
+
+
+def _prompt(name: str, result: Any = None, *, library: ctypes.CDLL = _holding) -> Callable[..., Any]:
+    """To be called with ctypes objects of the exact types alone. To convert an integer by a declared signature costs
+    each call more than the engine's own work does."""
+    function = library[name]
+    function.restype = result
     return function
 
 
@@ -105,6 +116,9 @@ class _MemoryCreator(ctypes.Structure):
 class _LinearMemory(ctypes.Structure):
     _fields_ = (("env", P), ("get_memory", P), ("grow_memory", P), ("finalizer", P))
 
+
+_memmove = ctypes.PyDLL(None).memmove
+_out, _LINEAR_MEMORY_BYTES = P(), P(ctypes.sizeof(_LinearMemory))
 
 _bool, _i64, _char_p = ctypes.c_bool, ctypes.c_int64, ctypes.c_char_p
 
@@ -129,20 +143,20 @@ _linker_delete = _function("wasmtime_linker_delete", None, P)
 _linker_define = _function("wasmtime_linker_define_func_unchecked", P, P, _char_p, P, _char_p, P, P, P, P, P)
 _linker_pre = _function("wasmtime_linker_instantiate_pre", P, P, P, P)
 _pre_delete = _function("wasmtime_instance_pre_delete", None, P)
-_pre_instantiate = _function("wasmtime_instance_pre_instantiate", P, P, P, P, P)
+_pre_instantiate = _prompt("wasmtime_instance_pre_instantiate", P, library=_library)
 _valtype_new = _function("wasm_valtype_new", P, ctypes.c_uint8)
 _valtype_vec_new = _function("wasm_valtype_vec_new", None, P, P, P)
 _functype_new = _function("wasm_functype_new", P, P, P)
 _functype_delete = _function("wasm_functype_delete", None, P)
-_store_new = _function("wasmtime_store_new", P, P, P, P)
-_store_context = _function("wasmtime_store_context", P, P)
-_store_limiter = _function("wasmtime_store_limiter", None, P, _i64, _i64, _i64, _i64, _i64)
-_store_delete = _function("wasmtime_store_delete", None, P)
-_set_fuel = _function("wasmtime_context_set_fuel", P, P, U64)
-_get_fuel = _function("wasmtime_context_get_fuel", P, P, P)
-_set_epoch_deadline = _function("wasmtime_context_set_epoch_deadline", None, P, U64)
-_export_get = _function("wasmtime_instance_export_get", _bool, P, P, _char_p, P, P)
-_func_call = _function("wasmtime_func_call_unchecked", P, P, P, P, P, P)
+_store_new = _prompt("wasmtime_store_new", P)
+_store_context = _prompt("wasmtime_store_context", P)
+_store_limiter = _prompt("wasmtime_store_limiter")
+_store_delete = _prompt("wasmtime_store_delete")
+_set_fuel = _prompt("wasmtime_context_set_fuel", P)
+_get_fuel = _prompt("wasmtime_context_get_fuel", P)
+_set_epoch_deadline = _prompt("wasmtime_context_set_epoch_deadline")
+_export_get = _prompt("wasmtime_instance_export_get", _bool)
+_func_call = _prompt("wasmtime_func_call_unchecked", P, library=_library)
 
 _increment_epoch = _function("wasmtime_engine_increment_epoch", None, P)
 INCREMENT_EPOCH: Final[int] = ctypes.cast(_library["wasmtime_engine_increment_epoch"], ctypes.c_void_p).value or 0
@@ -232,9 +246,14 @@ def address_of(callback: Any) -> int:
     return ctypes.cast(callback, ctypes.c_void_p).value or 0
 
 
-def fill_linear_memory(out: int, get_memory: int, grow_memory: int, finalizer: int) -> None:
-    memory = _LinearMemory.from_address(out)
-    memory.env, memory.get_memory, memory.grow_memory, memory.finalizer = 0, get_memory, grow_memory, finalizer
+def linear_memory(get_memory: Any, grow_memory: Any, finalizer: Any) -> Any:
+    """Of these three callbacks, to fill others with; it does not keep them alive."""
+    return ctypes.byref(_LinearMemory(0, address_of(get_memory), address_of(grow_memory), address_of(finalizer)))
+
+
+def fill_linear_memory(out: int, memory: Any) -> None:
+    _out.value = out
+    _memmove(_out, memory, _LINEAR_MEMORY_BYTES)
 
 
 class Engine:
@@ -328,23 +347,27 @@ def delete_prepared(prepared: int) -> None:
     _pre_delete(prepared)
 
 
-_instance = (ctypes.c_char * 16)()
-_instance_at = ctypes.addressof(_instance)
+_instance = ctypes.byref((ctypes.c_char * 16)())
 _trap = P()
-_trap_at = ctypes.addressof(_trap)
+_trap_at = ctypes.byref(_trap)
 _fuel = U64()
-_fuel_at = ctypes.addressof(_fuel)
+_fuel_at = ctypes.byref(_fuel)
+_engine, _prepared, _length, _values, _count, _ticks = P(), P(), P(), P(), P(), U64()
+"""Arguments of the calls below, filled in before each."""
+# Memory is bounded by the arena, which also notes a refused growth; everything else is bounded here.
+_LIMITS: Final = tuple(_i64(most) for most in (UNLIMITED, MAX_TABLE_ELEMENTS, 1, MAX_TABLES, 1))
 
 
 class Export:
     """Room for one wasmtime_extern_t. Those that a store finds are valid until the next store is made."""
 
-    __slots__ = ("address", "cells", "kind", "of")
+    __slots__ = ("at", "cells", "function", "kind", "of")
 
     def __init__(self) -> None:
-        self.cells = (ctypes.c_char * EXTERN_BYTES)()
-        self.address = ctypes.addressof(self.cells)
-        self.of = self.address + EXTERN_OF
+        self.cells = (ctypes.c_uint8 * EXTERN_BYTES)()
+        self.at = ctypes.byref(self.cells)
+        self.function = ctypes.byref(self.cells, EXTERN_OF)
+        self.of = ctypes.addressof(self.cells) + EXTERN_OF
         self.kind = EXTERN_FUNC
 
 
@@ -359,20 +382,34 @@ class Store:
     time; nothing here may be called from a second thread.
     """
 
-    __slots__ = ("_rooms", "context", "pointer")
+    __slots__ = ("_context", "_pointer", "_rooms")
 
     def __init__(self, engine: int, *, fuel: int, epoch_ticks: int) -> None:
         self._rooms = iter(_exports)
-        self.pointer: int = _store_new(engine, 0, 0)
-        context = self.context = _store_context(self.pointer)
-        # Memory is bounded by the arena, which also notes a refused growth; everything else is bounded here.
-        _store_limiter(self.pointer, UNLIMITED, MAX_TABLE_ELEMENTS, 1, MAX_TABLES, 1)
-        _check(_set_fuel(context, fuel))
-        _set_epoch_deadline(context, epoch_ticks)
+        _engine.value = engine
+        self._pointer = pointer = P(_store_new(_engine, None, None))
+        context = self._context = P(_store_context(pointer))
+        _store_limiter(pointer, *_LIMITS)
+        _fuel.value = fuel
+        error = _set_fuel(context, _fuel)
+        if error:
+            _check(error)
+        _ticks.value = epoch_ticks
+        _set_epoch_deadline(context, _ticks)
+
+    @property
+    def pointer(self) -> int:
+        """0 once closed."""
+        return self._pointer.value
+
+    @property
+    def context(self) -> int:
+        return self._context.value
 
     def instantiate(self, prepared: int) -> None:
         """Runs the start function too. Raises `Trapped` or `EngineError`."""
-        error = _pre_instantiate(prepared, self.context, _instance_at, _trap_at)
+        _prepared.value = prepared
+        error = _pre_instantiate(_prepared, self._context, _instance, _trap_at)
         if error:
             _check(error)
         if _trap.value:
@@ -381,31 +418,38 @@ class Store:
     def export(self, name: bytes) -> Export | None:
         """The instance's export of that name, if there is one."""
         item = next(self._rooms)
-        if not _export_get(self.context, _instance_at, name, len(name), item.address):
+        _length.value = len(name)
+        if not _export_get(self._context, _instance, name, _length, item.at):
             return None
-        item.kind = item.cells[0][0]
+        item.kind = item.cells[0]
         return item
 
     def call(self, function: Export, values: int, count: int) -> None:
         """Arguments and results share `count` cells of `RAW_BYTES` at `values`. Raises `Trapped` or `EngineError`."""
-        error = _func_call(self.context, function.of, values, count, _trap_at)
+        _values.value = values
+        _count.value = count
+        error = _func_call(self._context, function.function, _values, _count, _trap_at)
         if error:
             _check(error)
         if _trap.value:
             _raise_pending_trap()
 
     def fuel_left(self) -> int:
-        _check(_get_fuel(self.context, _fuel_at))
+        error = _get_fuel(self._context, _fuel_at)
+        if error:
+            _check(error)
         return _fuel.value
 
     def set_fuel(self, fuel: int) -> None:
         """Also while the guest waits in a host call: what it then has to go on with."""
-        _check(_set_fuel(self.context, fuel))
+        _fuel.value = fuel
+        _check(_set_fuel(self._context, _fuel))
 
     def close(self) -> None:
-        if self.pointer:
-            _store_delete(self.pointer)
-            self.pointer = 0
+        pointer = self._pointer
+        if pointer.value:
+            _store_delete(pointer)
+            pointer.value = 0
 
 
 def _raise_pending_trap() -> None:

@@ -19,6 +19,7 @@ from wisp.sandbox.hosting import Current, link
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.outbound import OutboundLine
+from wisp.sandbox.pagemap import PageMap
 from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Outcome, Receipt
@@ -30,8 +31,10 @@ MAX_FUEL: Final = 2**63 - 1
 class GuestRunner:
     """Owns the engine, its one memory, its timer and its linker. Runs one guest at a time, on one thread."""
 
-    def __init__(self) -> None:
-        self.arena = Arena()
+    def __init__(self, pagemap_fd: int = -1) -> None:
+        """Takes the descriptor over, see `open_pagemap`."""
+        self.pages = PageMap(pagemap_fd)
+        self.arena = Arena(self.pages)
         self.engine = Engine(self.arena.creator)
         self.timer = DeadlineTimer(self.engine.pointer)
         self.current = Current()
@@ -146,6 +149,7 @@ class GuestRunner:
         self.timer.close()
         self.linker.close()
         self.engine.close()
+        self.pages.close()
 
 
 def classify(call: Invocation, trap: Trapped | None) -> tuple[Outcome, str]:

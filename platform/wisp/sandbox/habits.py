@@ -1,19 +1,20 @@
 """How a function uses its memory, as far as it tells how to clean up after it.
 
 Pages given back to the kernel cost a fault each when the next guest touches them, about as much as it takes to write
-zeros over ten of them. So a guest that touches much of a small memory has it overwritten, and the pages stay; one that
-touches little of it gives them back. What is touched is known by the page faults that it takes, so those whose pages
-stayed are estimated, downward: after a while a guest gives them back once, and is measured again.
+zeros over ten of them. So what guests touched is overwritten, and the pages stay, unless they are many times what this
+function's own guests touch: then another's are among them, and all are given back. What a guest touched is known of one
+that found no pages; of the others it is estimated, downward, so that pages are given back, and it is known again, after
+a while.
 """
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 
-PAGE_BYTES = 4096
 CLEARED_BYTES = 4 << 20
-"""The most memory that stays with a sandbox that no guest runs in."""
+"""The largest memory of which anything stays with a sandbox that no guest runs in."""
+FEW_PAGES = 32
+"""Are overwritten whoever touched them."""
 WORTH_PAGES = 8
 REMEMBERED = 0.98
 """Of an estimate, with each guest that shows less."""
@@ -25,14 +26,10 @@ class Habit:
 
     touched_pages: float = 0.0
 
-    def note(self, faults: int) -> None:
-        self.touched_pages = max(float(faults), self.touched_pages * REMEMBERED)
+    def note(self, touched: int) -> None:
+        """By a guest, beside what it found."""
+        self.touched_pages = max(float(touched), self.touched_pages * REMEMBERED)
 
-    def clears(self, size_bytes: int) -> bool:
-        """Whether a memory of this size is overwritten, and not given back."""
-        return size_bytes <= CLEARED_BYTES and self.touched_pages * WORTH_PAGES * PAGE_BYTES > size_bytes
-
-
-def faults() -> int:
-    """Page faults of this thread since it began, of those that need no disk."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    def clears(self, pages: int) -> bool:
+        """Whether so many are overwritten, and not given back."""
+        return pages <= FEW_PAGES or pages <= self.touched_pages * WORTH_PAGES

@@ -20,6 +20,7 @@ from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.mapping import MappedBundle
 from wisp.sandbox.modules import LinkedModules
 from wisp.sandbox.outbound import OutboundLine
+from wisp.sandbox.pagemap import open_pagemap
 from wisp.sandbox.shifts import Shifts, slowed_down
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
@@ -50,12 +51,13 @@ class Sandbox:
         answer: Segment,
         outbound: OutboundLine | None = None,
         body: Segment | None = None,
+        pagemap_fd: int = -1,
     ) -> None:
         self.channel = channel
         self.answer = answer
         self.body = body
         self.outbound = outbound
-        self.runner = GuestRunner()
+        self.runner = GuestRunner(pagemap_fd)
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.line: HostLine | None = None
         self.own_line: HostLine | None = None
@@ -230,10 +232,11 @@ def main() -> None:
     channel, options = enter()
     fingerprint = configuration_fingerprint()  # reads the library's version, which no file tells past the walls
     over_fd = os.eventfd(0, os.EFD_CLOEXEC)
+    pagemap_fd = open_pagemap()
     report = raise_walls(ChildKind.SANDBOX)
     outbound = OutboundLine(channel, Segment(options["outbound_fd"])) if "outbound_fd" in options else None
     body = Segment(options["body_fd"]) if "body_fd" in options else None
-    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound, body)
+    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound, body, pagemap_fd)
     ready: dict[str, object] = {"fingerprint": fingerprint, "walls": encode_report(report)}
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()
