@@ -17,7 +17,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from wisp.sandbox import capi
 from wisp.sandbox.habits import CLEARED_BYTES, Habit
@@ -38,7 +39,8 @@ _mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _mprotect.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 _madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 
-MAX_CELLS: Final = 64
+_cell = lru_cache(maxsize=64)(ctypes.c_size_t.from_address)
+"""Places that the engine wants an answer in lie at few addresses, on its stack."""
 
 
 class Arena:
@@ -69,8 +71,6 @@ class Arena:
         self._habit = Habit()
         self._found_pages = 0
         """That held zeros when this guest began."""
-        self._cells: dict[int, Any] = {}
-        """By their addresses, which are few: places on the engine's stack that it wants an answer in."""
         # wasmtime holds only their addresses; they live as long as the arena.
         self._get = capi.GetMemory(self._get_memory)
         self._grow = capi.GrowMemory(self._grow_memory)
@@ -137,15 +137,7 @@ class Arena:
 
     def _get_memory(self, _env: int, out_size: int, out_capacity: int) -> int:
         try:
-            cells = self._cells
-            try:
-                size, capacity = cells[out_size], cells[out_capacity]
-            except KeyError:
-                if len(cells) > MAX_CELLS:
-                    cells.clear()
-                size = cells[out_size] = ctypes.c_size_t.from_address(out_size)
-                capacity = cells[out_capacity] = ctypes.c_size_t.from_address(out_capacity)
-            size.value, capacity.value = self.size_bytes, self._reserved_bytes
+            _cell(out_size).value, _cell(out_capacity).value = self.size_bytes, self._reserved_bytes
         except BaseException:  # noqa: BLE001 - see the class
             os.abort()
         return self.base

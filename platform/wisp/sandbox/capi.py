@@ -18,6 +18,7 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,9 +117,6 @@ class _MemoryCreator(ctypes.Structure):
 class _LinearMemory(ctypes.Structure):
     _fields_ = (("env", P), ("get_memory", P), ("grow_memory", P), ("finalizer", P))
 
-
-_memmove = ctypes.PyDLL(None).memmove
-_out, _LINEAR_MEMORY_BYTES = P(), P(ctypes.sizeof(_LinearMemory))
 
 _bool, _i64, _char_p = ctypes.c_bool, ctypes.c_int64, ctypes.c_char_p
 
@@ -246,14 +244,18 @@ def address_of(callback: Any) -> int:
     return ctypes.cast(callback, ctypes.c_void_p).value or 0
 
 
-def linear_memory(get_memory: Any, grow_memory: Any, finalizer: Any) -> Any:
-    """Of these three callbacks, to fill others with; it does not keep them alive."""
-    return ctypes.byref(_LinearMemory(0, address_of(get_memory), address_of(grow_memory), address_of(finalizer)))
+def linear_memory(get_memory: Any, grow_memory: Any, finalizer: Any) -> bytes:
+    """Of these three callbacks, which it does not keep alive."""
+    return bytes(_LinearMemory(0, address_of(get_memory), address_of(grow_memory), address_of(finalizer)))
 
 
-def fill_linear_memory(out: int, memory: Any) -> None:
-    _out.value = out
-    _memmove(_out, memory, _LINEAR_MEMORY_BYTES)
+@lru_cache(maxsize=16)
+def _linear_memory_at(address: int) -> Any:
+    return (ctypes.c_char * ctypes.sizeof(_LinearMemory)).from_address(address)
+
+
+def fill_linear_memory(out: int, memory: bytes) -> None:
+    _linear_memory_at(out).raw = memory
 
 
 class Engine:
