@@ -21,7 +21,7 @@ from platforms import HANDLER_POLICY, OPERATOR_KEY
 from serving import Serving, command, environment, serving
 from wat import LOOP, answering, handler
 from wisp.cli.demo import processes_of_session
-from wisp.server import spare_from_collection
+from wisp.server import FULL_COLLECTION_AFTER, spare_from_collection
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_KEY}"}
 SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 8s}\n"
@@ -272,8 +272,10 @@ def test_the_walls_are_shown_where_they_are_asked_for(short_dir: Path) -> None:
 
 def test_what_is_there_before_the_first_request_is_looked_at_by_no_collection() -> None:
     early: list[object] = [[]]
+    usual = gc.get_threshold()
     try:
         spare_from_collection()
+        assert gc.get_threshold() == (*usual[:2], FULL_COLLECTION_AFTER)
         late: list[object] = [[]]
         assert gc.get_freeze_count() > 0
         collected = {id(each) for each in gc.get_objects()}
@@ -281,3 +283,4 @@ def test_what_is_there_before_the_first_request_is_looked_at_by_no_collection() 
         assert id(early) not in collected
     finally:
         gc.unfreeze()
+        gc.set_threshold(*usual)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from dataclasses import replace
 
 import pytest
+from starlette.types import Message
 
 from api.asgi import LEAVE, speak
 from api.conftest import Api, bearer
 from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.api.app import create_app
-from wisp.api.dataplane import guest_headers, read_head, split_path
+from wisp.api.dataplane import Incoming, Watch, guest_headers, read_head, split_path
 from wisp.errors import FunctionNotFound
 from wisp.wire.exchange import encode_response
 
@@ -197,6 +200,28 @@ async def test_a_caller_that_leaves_takes_its_guest_along(api: Api, acme: Tenanc
     answer = await api.bare.get("/t/acme/hi", headers=headers)
     assert answer.text == "hello"
     assert api.node.budget.used_bytes == 0
+
+
+async def test_a_request_that_was_watched_is_gone_without_a_collection() -> None:
+    waiting = asyncio.Event()
+
+    async def stay() -> Message:
+        waiting.set()
+        forever: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    request, kept = Incoming(stay), weakref.ref(stay)
+    gc.disable()
+    try:
+        with Watch(request):
+            async with asyncio.timeout(30):
+                await waiting.wait()
+        del request, stay
+        for _ in range(3):  # the watching task ends
+            await asyncio.sleep(0)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def _leave_while_running(api: Api, headers: dict[str, str], end: list[bytes]) -> int:

@@ -375,8 +375,12 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._later.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
+        watching, self._watching = (
+            self._watching,
+            None,
+        )  # or each would keep the other, and the request, until a collection
+        if watching is not None:
+            watching.cancel()
         if self._saw_it_go and self._caller is not None:
             self._caller.uncancel()  # the task goes on to end its connection
             if isinstance(error, asyncio.CancelledError):
