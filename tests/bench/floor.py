@@ -3,7 +3,8 @@
 Both run a `handler`: a fresh store with fuel, an epoch deadline and limits, instantiate, `_initialize`, `wisp_alloc`,
 the request copied in, `wisp_handle`, the answer copied out, drop. For the C API the engine gets what suits it best, the
 pooling allocator and copy-on-write images of memory, and the imports are traps; wasmtime-py is used as its
-documentation shows it, with its own WASI.
+documentation shows it, with its own WASI; there the guest's output is taken as well, as whoever keeps logs must. A
+program of the `command` ABI is compared with wasmtime-py alone: its request is its environment, its answer its output.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 from collections.abc import Callable
 
 import wasmtime
+from wasmtime._instance import InstanceExports
 
 from wisp.sandbox import capi
 from wisp.sandbox.capi import RAW_BYTES, Engine, Export, Store, _check, _config_new, _engine_new, _function, _linker_new
@@ -83,25 +85,47 @@ def bare_c_api(wasm: bytes, request: bytes) -> Callable[[], bytes]:
     return once
 
 
-def public_api(wasm: bytes, request: bytes, environment: dict[str, str]) -> Callable[[], bytes]:
-    """One request through wasmtime-py's public classes."""
-    config = wasmtime.Config()
-    config.consume_fuel = True
-    config.epoch_interruption = True
-    engine = wasmtime.Engine(config)
-    module = wasmtime.Module(engine, wasm)
-    linker = wasmtime.Linker(engine)
-    linker.define_wasi()
+class _Public:
+    """wasmtime-py's public classes around one module."""
 
-    def once() -> bytes:
-        store = wasmtime.Store(engine)
+    def __init__(self, wasm: bytes, environment: dict[str, str]) -> None:
+        config = wasmtime.Config()
+        config.consume_fuel = True
+        config.epoch_interruption = True
+        self._engine = wasmtime.Engine(config)
+        self._module = wasmtime.Module(self._engine, wasm)
+        self._linker = wasmtime.Linker(self._engine)
+        self._linker.define_wasi()
+        self._environment = list(environment.items())
+        self.printed: list[bytes] = []
+
+    def _print(self, data: bytes) -> None:
+        self.printed.append(bytes(data))
+
+    def store(self) -> wasmtime.Store:
+        self.printed.clear()
+        store = wasmtime.Store(self._engine)
         wasi = wasmtime.WasiConfig()
-        wasi.env = list(environment.items())
+        wasi.env = self._environment
+        wasi.stdout_custom = self._print
+        wasi.stderr_custom = self._print
         store.set_wasi(wasi)
         store.set_fuel(FUEL)
         store.set_epoch_deadline(1)
         store.set_limits(memory_size=MEMORY_BYTES, memories=1, instances=1)
-        exports = linker.instantiate(store, module).exports(store)
+        return store
+
+    def exports(self, store: wasmtime.Store) -> InstanceExports:
+        return self._linker.instantiate(store, self._module).exports(store)
+
+
+def public_api(wasm: bytes, request: bytes, environment: dict[str, str]) -> Callable[[], bytes]:
+    """One request of a handler through wasmtime-py's public classes."""
+    public = _Public(wasm, environment)
+
+    def once() -> bytes:
+        store = public.store()
+        exports = public.exports(store)
         initialize, alloc, handle = exports["_initialize"], exports["wisp_alloc"], exports["wisp_handle"]
         memory = exports["memory"]
         assert isinstance(initialize, wasmtime.Func)
@@ -116,5 +140,21 @@ def public_api(wasm: bytes, request: bytes, environment: dict[str, str]) -> Call
         store.get_fuel()
         store.close()
         return answer
+
+    return once
+
+
+def public_command(wasm: bytes, environment: dict[str, str]) -> Callable[[], bytes]:
+    """One request of a program; its answer is what it prints."""
+    public = _Public(wasm, environment)
+
+    def once() -> bytes:
+        store = public.store()
+        start = public.exports(store)["_start"]
+        assert isinstance(start, wasmtime.Func)
+        start(store)
+        store.get_fuel()
+        store.close()
+        return b"".join(public.printed)
 
     return once

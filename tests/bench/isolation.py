@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bench.floor import bare_c_api, public_api
+from bench.floor import bare_c_api, public_api, public_command
 from bench.report import Result
 from bench.sandboxed import ACME, Bench, link, request_head
 from sandbox.programs import PROBE
+from wisp.sandbox import cgi
+from wisp.wire.exchange import decode_request_head
 
 PLAIN = ACME.parent / "globex" / "hello"
 """A handler that imports what Rust's library always does, and calls none of it."""
@@ -26,6 +28,12 @@ def handler_request(folder: Path) -> Callable[[], object]:
 def command_request() -> Callable[[], object]:
     """Rust's standard library: reads the environment, prints a head and a body."""
     return Bench().prepared(PROBE, replace(link("hello"), abi="command", entrypoint="_start"), path=b"/env")
+
+
+def variables() -> dict[str, str]:
+    """What `command_request` shows its program, as text."""
+    told = cgi.variables(decode_request_head(request_head(b"/env")), 0, link("hello"), b"r-1")
+    return {name.decode(): value.decode() for name, value in told.items()}
 
 
 def best_us(runs: dict[str, Callable[[], object]], *, rounds: int, calls: int) -> dict[str, float]:
@@ -50,6 +58,7 @@ def measure(quick: bool) -> list[Result]:
             "command": command_request(),
             "greeting": handler_request(GREETING),
             "public_api": public_api(greeting, head, ENVIRONMENT),
+            "public_command": public_command(PROBE.read_bytes(), variables()),
         },
         rounds=4 if quick else 25,
         calls=100 if quick else 400,
@@ -61,6 +70,13 @@ def measure(quick: bool) -> list[Result]:
         Result(
             name="public_api_vs_handler",
             value=costs["public_api"] / costs["greeting"],
+            unit="ratio",
+            goal=4.0,
+            better="higher",
+        ),
+        Result(
+            name="public_api_vs_command",
+            value=costs["public_command"] / costs["command"],
             unit="ratio",
             goal=4.0,
             better="higher",
