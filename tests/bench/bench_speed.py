@@ -26,20 +26,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from bench import between, edge, isolation, population, workerd  # noqa: E402
-from bench.openloop import latencies_ms  # noqa: E402
-from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
+from bench import between, edge, httpservers, isolation, population  # noqa: E402
+from bench.report import Result, heading, table, write_json  # noqa: E402
 from bench.stage import (  # noqa: E402
     FULL,
     HELLO,
     QUICK,
     Size,
-    free_port,
     measured,
     platform,
     ratio,
     turns,
-    wait_for,
     wrk,
 )
 from bench.wasmfiles import module_of  # noqa: E402
@@ -47,72 +44,9 @@ from served import connected, processes_of  # noqa: E402
 from wisp.sandbox.capi import Engine  # noqa: E402
 
 SMALL_MODEL = REPOSITORY / "tenants" / "acme" / "digits"
-SERVERS = ("hypercorn", "uvicorn")
 MIB = 1 << 20
 VISITS_S = 250
 """Functions are visited before they are measured, each by every sandbox: about five times in all."""
-
-
-def measure_http(size: Size) -> list[Result]:
-    results = []
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workerd_port = free_port()
-        has_workerd = workerd.binary() is not None
-        if has_workerd:
-            (directory / "workerd").mkdir()
-            module = (HELLO / "module.wasm").read_bytes()
-            stack.enter_context(workerd.served(directory / "workerd", module, workerd_port))
-            wait_for(f"http://127.0.0.1:{workerd_port}/")
-        else:
-            print("  workerd: not found on the PATH nor by WORKERD; left out")
-        for server in SERVERS:
-            with ExitStack() as inner:
-                port = free_port()
-                bare = subprocess.Popen([sys.executable, "tests/bench/bare.py", server, str(port)], cwd=REPOSITORY)
-                inner.callback(bare.wait, 30)
-                inner.callback(bare.terminate)
-                served, tenants = inner.enter_context(platform(directory / server, "--server", server))
-                key = tenants.create()
-                tenants.deploy(key, "hello", (HELLO / "module.wasm").read_bytes())
-                wait_for(f"http://127.0.0.1:{port}/")
-                url = f"{tenants.url}/t/globex/hello"
-                variants: dict[str, Callable[[], float]] = {
-                    "bare": lambda port=port: wrk(f"http://127.0.0.1:{port}/", {}, size.seconds),  # type: ignore[misc]
-                    "hello": lambda url=url, key=key: wrk(url, key, size.seconds),  # type: ignore[misc]
-                }
-                if has_workerd:
-                    variants["workerd"] = lambda: wrk(f"http://127.0.0.1:{workerd_port}/", {}, size.seconds)
-                wrk(url, key, 1)
-                figures = turns(variants, size.rounds)
-                half = statistics.median(figures["hello"]) / 2
-                secret = key["Authorization"].removeprefix("Bearer ")
-                times = latencies_ms(served.port, "/t/globex/hello", secret, half, size.seconds)
-                p50, p99 = percentile(times, 50), percentile(times, 99)
-                results += [
-                    Result(
-                        name=f"e2e_hello_vs_bare.{server}",
-                        value=ratio(figures["hello"], figures["bare"]),
-                        unit="ratio",
-                        goal=0.7 if server == "hypercorn" else None,
-                        better="higher",
-                    ),
-                    Result(
-                        name=f"hello_vs_workerd.{server}",
-                        value=ratio(figures["hello"], figures["workerd"]) if has_workerd else None,
-                        unit="ratio",
-                        goal=None if server == "hypercorn" else 1.0,
-                        better="higher",
-                    ),
-                    Result(name=f"p99_vs_p50_at_half_load.{server}", value=p99 / p50, unit="ratio", goal=3.0),
-                    *(
-                        Result(
-                            name=f"{name}_rps.{server}", value=statistics.median(rates), unit="req/s", better="higher"
-                        )
-                        for name, rates in figures.items()
-                    ),
-                ]
-    return results
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -335,7 +269,7 @@ def measure_bodies(size: Size) -> list[Result]:
 SECTIONS: dict[str, Callable[[Size], list[Result]]] = {
     "isolation": lambda size: isolation.measure(size.quick),
     "between": between.measure,
-    "http": measure_http,
+    "http": httpservers.measure,
     "cold": measure_cold,
     "density": measure_density,
     "edge": measure_edge,

@@ -7,7 +7,7 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def measured(url: str, headers: dict[str, str], seconds: int, *, script: Path | 
     return float(found[1]), float(slow[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[slow[2]]
 
 
-def turns(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
