@@ -144,6 +144,16 @@ async def test_who_may_not_take_it_is_passed_over_and_keeps_the_place() -> None:
     assert queue.pop(anybody) is long
 
 
+async def test_it_tells_whether_anybody_waits_of_whom_something_holds() -> None:
+    queue = queue_of()
+    queue.push(waiter("a", brief=True))
+    queue.push(waiter("a", brief=False))
+    queue.push(waiter("b", brief=True))
+    assert queue.any_waits(lambda tenant, brief: tenant == "a" and not brief)
+    assert not queue.any_waits(lambda tenant, brief: tenant == "b" and not brief)
+    assert queue.length == 3
+
+
 async def test_bounds_are_the_tenants_then_the_nodes() -> None:
     queue = queue_of(per_tenant=2, total=3)
     queue.push(waiter("a"))

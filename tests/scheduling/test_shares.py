@@ -35,6 +35,30 @@ def test_long_runs_of_one_tenant_fill_the_workers_of_all_but_one() -> None:
     assert shares.may_take("c", False)
 
 
+def test_the_last_place_for_long_runs_is_for_a_tenant_that_has_none() -> None:
+    shares = Shares(2, 2, Clock())
+    for tenant in "ab":
+        shares.take(tenant, brief=False)
+    assert not shares.may_take("a", False)
+    assert not shares.waits_for("a", brief=False)("b", True)
+    assert shares.waits_for("a", brief=False)("b", False)
+    assert shares.may_take("c", False)
+    shares.give_back("b", brief=False)
+    assert shares.may_take("a", False)
+
+
+def test_a_newcomer_goes_before_whoever_has_a_long_run_already() -> None:
+    shares = Shares(2, 2, Clock())
+    shares.take("a", brief=False)
+    assert shares.is_newcomer("b", False)
+    assert not shares.is_newcomer("b", True)
+    assert not shares.is_newcomer("a", False)
+    assert shares.may_take("a", False)
+    assert not shares.may_take_behind("a", False)
+    assert shares.may_take_behind("a", True)
+    assert shares.may_take_behind("b", False)
+
+
 def test_brief_runs_of_one_tenant_leave_one() -> None:
     shares = Shares(2, 2, Clock())
     for _ in range(3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from wisp.scheduling.runtimes import ABUSE_NS, OVERSTAY_NS, RunTime
+from wisp.scheduling.runtimes import ABUSE_NS, ABUSE_OWN_NS, BRIEF_NS, OVERSTAY_NS, RunTime
 from wisp.scheduling.shares import Shares
 from wisp.scheduling.turns import Turns
 
@@ -23,11 +23,13 @@ class Books:
     def charge(self, tenant: str, cost_ns: int) -> None:
         self.charged[tenant] += cost_ns
 
-    def run(self, runtime: RunTime, took_ms: int, *, brief: bool = True, whole: bool = True) -> None:
+    def run(
+        self, runtime: RunTime, took_ms: int, *, own_ms: int | None = None, brief: bool = True, whole: bool = True
+    ) -> None:
         turn = self.turns.open("a", runtime, brief=brief)
         self.turns.begin(turn)
         self.now_ns += took_ms * MS
-        self.turns.close(turn, whole=whole)
+        self.turns.close(turn, whole=whole, own_ns=None if own_ms is None else own_ms * MS)
 
 
 def test_a_turn_costs_what_it_took() -> None:
@@ -62,18 +64,50 @@ def test_a_brief_run_that_overstays_counts_as_long_from_then_on() -> None:
     books, runtime = Books(), RunTime()
     turn = books.turns.open("a", runtime, brief=True)
     books.turns.begin(turn)
-    books.turns.watch(turn)
+    books.turns.watch(turn, BRIEF_NS + 1)
     assert (turn.brief, books.shares.long) == (True, 0)
     books.now_ns += OVERSTAY_NS + 1
-    books.turns.watch(turn)
-    books.turns.watch(turn)
+    books.turns.watch(turn, BRIEF_NS + 1)
+    books.turns.watch(turn, BRIEF_NS + 1)
     assert (turn.brief, books.shares.long) == (False, 1)
     assert books.shares.is_trusted("a")
     books.now_ns += ABUSE_NS
-    books.turns.watch(turn)
+    books.turns.watch(turn, ABUSE_OWN_NS)
+    assert books.shares.is_trusted("a")
+    books.turns.watch(turn, ABUSE_OWN_NS + 1)
     assert not books.shares.is_trusted("a")
     books.turns.close(turn, whole=True)
     assert books.shares.long == 0
+    assert not runtime.brief
+
+
+def test_a_brief_function_stays_one_however_long_the_machine_delays_it() -> None:
+    books, runtime = Books(), RunTime()
+    for took_ms in [2] * 5 + [90, 400, 3000] * 20:
+        turn = books.turns.open("a", runtime, brief=True)
+        books.turns.begin(turn)
+        books.now_ns += took_ms * MS
+        books.turns.watch(turn, 2 * MS)
+        assert turn.brief
+        books.turns.close(turn, whole=True, own_ns=2 * MS)
+    assert runtime.brief
+    assert books.shares.is_trusted("a")
+    assert runtime.high_ns > BRIEF_NS >= runtime.own.high_ns  # what others wait for is another matter
+
+
+def test_one_that_is_slowed_down_has_to_be_brief_whoever_delays_it() -> None:
+    books, heavy = Books(), RunTime()
+    for took_ms, brief in ((40, True), (400, False)):
+        for _ in range(50):
+            heavy.note_cpu(40 * MS)
+            books.run(heavy, took_ms, own_ms=40)
+        assert heavy.brief is brief
+
+
+def test_a_run_that_nobody_has_measured_has_used_all_its_time() -> None:
+    books, runtime = Books(), RunTime()
+    for _ in range(5):
+        books.run(runtime, 400)
     assert not runtime.brief
 
 

@@ -108,6 +108,10 @@ class FairQueue(Generic[W]):
                 return waiter
         return None
 
+    def any_waits(self, is_one: Callable[[str, bool], bool]) -> bool:
+        """Whether one does for which that holds (tenant, whether it is brief)."""
+        return any(lane.first(tenant, is_one) is not None for tenant, lane in self._lanes.items())
+
     def _next(self, may_take: Callable[[str, bool], bool]) -> tuple[Lane[W], W] | None:
         if len(self._lanes) == 1:
             return self._only(may_take)

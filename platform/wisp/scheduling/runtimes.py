@@ -1,4 +1,9 @@
-"""How long a function holds its sandbox, as measured: a moving mean and deviation, with the gains of RFC 6298 §2."""
+"""What a function's runs take, as measured: moving means and deviations, with the gains of RFC 6298 §2.
+
+Two times are kept of each. How long it held its sandbox is what others wait for; on an overloaded machine it says
+little of the function. What it used itself (`idleness`: its process' CPU, its inference, what it slept and waited for)
+tells a function with brief runs from one without.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +17,25 @@ CAPACITY: Final = 16_384
 HEAVY_NS: Final = 20_000_000
 """A guest that has used more of a core goes on less urgently than everything else."""
 OVERSTAY_NS: Final = 250_000_000
-"""A run of a brief function that takes longer is none."""
+"""A run of a brief function that takes longer, and has used more than a brief one does, is none."""
 ABUSE_NS: Final = 1_000_000_000
-"""... and no busy machine makes one take so long."""
+ABUSE_OWN_NS: Final = 2 * BRIEF_NS
+"""... and none that has held its sandbox and used as much as this was ever meant to be."""
 
 
-class RunTime:
-    """Of one function. `low_ns` and `high_ns` are what a run takes at least and at most, as far as can be told."""
+class Usual:
+    """`low_ns` and `high_ns` are what it is at least and at most, as far as can be told."""
 
-    __slots__ = ("brief", "cpu_ns", "deviation_ns", "high_ns", "low_ns", "mean_ns", "runs")
+    __slots__ = ("deviation_ns", "high_ns", "low_ns", "mean_ns", "runs")
 
     def __init__(self) -> None:
         self.runs = 0
-        self.cpu_ns = 0.0
         self.mean_ns = 0.0
         self.deviation_ns = 0.0
         self.low_ns = 0
         self.high_ns = 0
-        self.brief = False
-        """Of what is not known yet it is not assumed."""
 
-    def note(self, took_ns: int) -> None:
+    def add(self, took_ns: int) -> None:
         if self.runs == 0:
             self.mean_ns, self.deviation_ns = float(took_ns), took_ns / 2
         else:
@@ -45,8 +48,28 @@ class RunTime:
         self.runs += 1
         mean_ns, deviation_ns = self.mean_ns, self.deviation_ns
         self.low_ns = int(mean_ns - deviation_ns) if mean_ns > deviation_ns else 0
-        self.high_ns = high_ns = int(mean_ns + 2 * deviation_ns)
-        self.brief = high_ns <= BRIEF_NS
+        self.high_ns = int(mean_ns + 2 * deviation_ns)
+
+
+class RunTime(Usual):
+    """Of one function: how long it holds a sandbox, and beside it `own`, what it has used itself."""
+
+    __slots__ = ("brief", "cpu_ns", "own")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Usual()
+        self.cpu_ns = 0.0
+        self.brief = False
+        """Of what is not known yet it is not assumed."""
+
+    def note(self, took_ns: int, own_ns: int | None = None) -> None:
+        """`own_ns`: None where nobody can tell; it is taken for all of it then."""
+        self.add(took_ns)
+        own = self.own
+        own.add(took_ns if own_ns is None or own_ns > took_ns else own_ns)
+        # One that is slowed down holds its sandbox for as long as others compute, whatever it uses itself.
+        self.brief = own.high_ns <= BRIEF_NS and (self.cpu_ns <= HEAVY_NS or self.high_ns <= BRIEF_NS)
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4

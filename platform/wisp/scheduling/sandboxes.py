@@ -14,9 +14,10 @@ from pathlib import Path
 
 from wisp.errors import ChildLost, QueueTimeout
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.idleness import STEP_NS
 from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.queue import FairQueue, Waiter
-from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, RunTime, RunTimes
+from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, OVERSTAY_NS, RunTime, RunTimes
 from wisp.scheduling.shares import Shares
 from wisp.scheduling.slots import Sandbox
 from wisp.scheduling.tenanthosts import TenantHosts
@@ -28,7 +29,7 @@ from wisp.wire.outcome import Ending
 
 READY_S = 30.0
 NS = 1_000_000_000
-WATCH_S = 0.02
+WATCH_S = STEP_NS / NS
 """How often running guests are looked at, while any runs."""
 
 
@@ -104,7 +105,7 @@ class Sandboxes:
         self._queue: FairQueue[Run] = FairQueue(per_tenant=queue_per_tenant, total=queue_total, clock_ns=clock_ns)
         self._shares = Shares(workers, spare, clock_ns)
         self._turns = Turns(self._shares, self._queue.charge, clock_ns)
-        self._times = RunTimes()
+        self.times = RunTimes()
         self._watching: asyncio.TimerHandle | None = None
         self._numbers = itertools.count(1)
         self.slots = [Sandbox(self, slot) for slot in range(self._shares.total)]
@@ -131,7 +132,7 @@ class Sandboxes:
         """
         queued_ns = 0
         # A trial says nothing of what requests will take.
-        runtime = RunTime() if job.probe else self._times.of(job.tenant, job.link.function)
+        runtime = RunTime() if job.probe else self.times.of(job.tenant, job.link.function)
         brief = runtime.brief and self._shares.is_trusted(job.tenant)
         loop = asyncio.get_running_loop()
         while True:
@@ -236,14 +237,18 @@ class Sandboxes:
         if self._watching is None:
             self._watch_soon()
 
-    def release(self, sandbox: Sandbox, *, cpu_ns: int | None = None) -> None:
-        """Its turn is over. `cpu_ns`: what its guest has used, if one ran in it to its end. A sandbox that died since
-        is not passed on: its successor reports in when it is ready."""
+    def release(self, sandbox: Sandbox, *, cpu_ns: int | None = None, nn_ns: int = 0) -> None:
+        """Its turn is over. `cpu_ns`, `nn_ns`: what its guest has used, if one ran in it to its end. A sandbox that
+        died since is not passed on: its successor reports in when it is ready."""
         turn, sandbox.turn = sandbox.turn, None
         if turn is not None:
+            own_ns = None
             if cpu_ns is not None:
                 turn.runtime.note_cpu(cpu_ns)
-            self._turns.close(turn, whole=cpu_ns is not None)
+                if turn.idleness is not None:
+                    sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
+                own_ns = turn.own_ns(cpu_ns, nn_ns)
+            self._turns.close(turn, whole=cpu_ns is not None, own_ns=own_ns)
         if sandbox.ready:
             self._idle.append(sandbox)
         self._grant(turn)
@@ -251,7 +256,7 @@ class Sandboxes:
     def _grant(self, ended: Turn | None) -> None:
         """To whoever waits, what has become possible by this turn's end."""
         while self._idle:
-            run = self._queue.pop(self._shares.may_take)
+            run = self._next()
             if run is None:
                 return
             run.leave_queue(time.monotonic_ns())
@@ -262,6 +267,11 @@ class Sandboxes:
             else:  # the host died, or a model made room: it waits for that, but in no sandbox
                 run.granted.set_result(None)
 
+    def _next(self) -> Run | None:
+        shares, queue = self._shares, self._queue
+        behind = shares.long and queue.any_waits(shares.is_newcomer)
+        return queue.pop(shares.may_take_behind if behind else shares.may_take)
+
     def _watch_soon(self) -> None:
         self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
 
@@ -269,9 +279,13 @@ class Sandboxes:
         self._watching = None
         self.own_hosts.watch()
         held = [(slot, slot.turn) for slot in self.slots if slot.turn is not None]
+        now_ns = time.monotonic_ns()
         for slot, turn in held:
-            self._turns.watch(turn)
-            if slot.cpu_ns() > HEAVY_NS:
+            cpu_ns = slot.cpu_ns()
+            if turn.own_ns(cpu_ns) <= OVERSTAY_NS:  # of one that used more nothing is left to be learned
+                slot.look(turn, now_ns, cpu_ns)
+            self._turns.watch(turn, turn.own_ns(cpu_ns))
+            if cpu_ns > HEAVY_NS:
                 slot.slow_down()
         if held and not self.stopping:
             self._watch_soon()

@@ -2,8 +2,9 @@
 
 Long runs hold a sandbox for seconds, brief ones for milliseconds. A node has more sandboxes than it is told to work
 with: beside the `workers`, which one tenant's long runs may fill, some to spare. The last free one is always left for a
-brief run, and no tenant's runs of any kind fill all. So a function that is brief waits for a brief turn at most, and a
-long one of a second tenant finds a place beside the long ones of the first.
+brief run, the one before it for a tenant that has no long run yet, and no tenant's runs of any kind fill all. So a
+function that is brief waits for a brief turn at most, and a long one of a second tenant finds a place beside the long
+ones of the first. Of long ones that wait, those of tenants that have none come first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ class Shares:
             return True
         if self._held.get(tenant, 0) >= most:
             return False
-        return brief or (self.long < most and self._long.get(tenant, 0) < self.workers)
+        if brief:
+            return True
+        own = self._long.get(tenant, 0)
+        return self.long < most and (not own or (own < self.workers and self.long < most - 1))
+
+    def is_newcomer(self, tenant: str, brief: bool) -> bool:
+        """Whether it may take one for a long run, and has none yet."""
+        return not brief and tenant not in self._long and self.may_take(tenant, brief)
+
+    def may_take_behind(self, tenant: str, brief: bool) -> bool:
+        """`may_take` while a newcomer waits."""
+        return (brief or tenant not in self._long) and self.may_take(tenant, brief)
 
     def most(self, *, brief: bool) -> int:
         """How many one tenant can have of the kind."""
@@ -47,9 +59,10 @@ class Shares:
             return lambda holder, _: holder == tenant
         if brief:
             return lambda _, __: True
-        if self._long.get(tenant, 0) >= self.most(brief=False):
+        own = self._long.get(tenant, 0)
+        if own >= self.most(brief=False):
             return lambda holder, short: holder == tenant and not short
-        if self.long >= self.total - 1:
+        if self.long >= self.total - (2 if own else 1):
             return lambda _, short: not short
         return lambda _, __: True
 

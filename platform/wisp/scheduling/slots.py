@@ -21,6 +21,7 @@ from wisp.scheduling.bodyrooms import BodyRoom
 from wisp.scheduling.children import Child
 from wisp.scheduling.guestcalls import Caller, GuestCalls
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.idleness import look
 from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.lines import Lines
 from wisp.scheduling.loaded import Loaded
@@ -86,7 +87,8 @@ class Sandbox:
         self._stop_fd = -1
         """Where the process hears which invocation to stop."""
         self._thread = 0
-        """Of the process, that guests run on; 0 while it is not known, or once it was slowed down."""
+        """Of the process, that guests run on; 0 while it is not known."""
+        self._slowed = False
 
     @property
     def pid(self) -> int | None:
@@ -178,11 +180,11 @@ class Sandbox:
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
             self._lose("the function could not be run; its operator was told")
         elif frame.kind == Kind.THREAD:
-            self._thread = self._own_thread(*THREAD.unpack(frame.payload))
+            self._thread, self._slowed = self._own_thread(*THREAD.unpack(frame.payload)), False
         elif frame.kind == Kind.READY and not self.ready:
             said = self._pool.walls.note(ChildKind.SANDBOX, frame.payload)
             fingerprint, self._thread = str(said["fingerprint"]), self._own_thread(int(str(said["thread"])))
-            self.ready = True
+            self.ready, self._slowed = True, False
             self._delay_s = FIRST_DELAY_S
             self._pool.note_ready(self, fingerprint)
         else:
@@ -244,7 +246,10 @@ class Sandbox:
             self._body.wipe()
         self._tell(result)
         self._job = None
-        self._pool.release(self, cpu_ns=result.receipt.cpu_ns if isinstance(result, Ending) else None)
+        if isinstance(result, Ending):
+            self._pool.release(self, cpu_ns=result.receipt.cpu_ns, nn_ns=result.receipt.nn_ns)
+        else:
+            self._pool.release(self)
 
     def _tell(self, result: Ending | ChildLost) -> None:
         """Once: whoever waits for it, or, where nobody does any more, whoever bills it."""
@@ -281,12 +286,17 @@ class Sandbox:
         """What the process has used since its guest was started."""
         return self._measure.cpu_ns()
 
+    def look(self, turn: Turn, now_ns: int, cpu_ns: int) -> None:
+        """At whether its guest has been idle."""
+        if self._thread and (pid := self.pid) is not None:
+            turn.idleness = look(turn.idleness, pid, self._thread, now_ns, cpu_ns)
+
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where it has been done, or no guest runs."""
-        if self._thread and self._running is not None:
-            thread, self._thread = self._thread, 0
+        if self._thread and not self._slowed and self._running is not None:
+            self._slowed = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpriority(os.PRIO_PROCESS, thread, LONG_NICENESS)
+                os.setpriority(os.PRIO_PROCESS, self._thread, LONG_NICENESS)
 
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""

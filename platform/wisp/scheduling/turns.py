@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from wisp.scheduling.runtimes import ABUSE_NS, OVERSTAY_NS, RunTime
+from wisp.scheduling.idleness import Idleness
+from wisp.scheduling.runtimes import ABUSE_NS, ABUSE_OWN_NS, BRIEF_NS, OVERSTAY_NS, RunTime
 from wisp.scheduling.shares import Shares
 
 GUESS_NS: Final = 2_000_000
@@ -17,15 +18,17 @@ GUESS_NS: Final = 2_000_000
 
 
 class Turn:
-    """`brief`: counted as such at present. `began_ns` is 0 until its guest was started."""
+    """`brief`: counted as such at present. `began_ns` is 0 until its guest was started. `idleness`: once it was looked
+    at."""
 
-    __slots__ = ("began_ns", "brief", "charged_ns", "granted_ns", "overstays", "runtime", "tenant")
+    __slots__ = ("began_ns", "brief", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant")
 
     def __init__(self, tenant: str, runtime: RunTime, *, brief: bool, granted_ns: int) -> None:
         self.tenant = tenant
         self.runtime = runtime
         self.brief = brief
         self.overstays = False
+        self.idleness: Idleness | None = None
         self.charged_ns = runtime.low_ns or GUESS_NS
         self.granted_ns = granted_ns
         self.began_ns = 0
@@ -33,6 +36,11 @@ class Turn:
     def left_ns(self, now_ns: int) -> int:
         """How much longer it is expected to take, at least."""
         return max(0, self.runtime.low_ns - (now_ns - self.granted_ns))
+
+    def own_ns(self, cpu_ns: int, nn_ns: int = 0) -> int:
+        """What it has used itself: its process' CPU, and its inference or whatever it was idle for."""
+        idle_ns = 0 if self.idleness is None else self.idleness.idle_ns
+        return cpu_ns + (idle_ns if idle_ns > nn_ns else nn_ns)
 
 
 class Turns:
@@ -52,22 +60,24 @@ class Turns:
     def begin(self, turn: Turn) -> None:
         turn.began_ns = self._clock_ns()
 
-    def close(self, turn: Turn, *, whole: bool) -> None:
-        """`whole`: the guest ended by itself or by its limits, so that its time says what its function takes."""
+    def close(self, turn: Turn, *, whole: bool, own_ns: int | None = None) -> None:
+        """`whole`: the guest ended by itself or by its limits, so that its time says what its function takes. `own_ns`:
+        what it used itself, where that is known."""
         took_ns = self._clock_ns() - turn.granted_ns
         self.shares.give_back(turn.tenant, brief=turn.brief)
         self._charge(turn.tenant, took_ns - turn.charged_ns)
         if turn.began_ns and (whole or took_ns > turn.runtime.mean_ns):
-            turn.runtime.note(took_ns)
+            turn.runtime.note(took_ns, own_ns)
 
-    def watch(self, turn: Turn) -> None:
+    def watch(self, turn: Turn, own_ns: int) -> None:
         """Called now and then: a run that was taken for a brief one and is not counts as long from here on. If it goes
-        on for too long, so do its tenant's for some time."""
+        on for too long, so do its tenant's for some time. `own_ns`: what it has used itself so far; one that others
+        keep from the cores stays what it is."""
         took_ns = self._clock_ns() - turn.granted_ns
-        if turn.brief and took_ns > OVERSTAY_NS:
+        if turn.brief and took_ns > OVERSTAY_NS and own_ns > BRIEF_NS:
             turn.brief, turn.overstays = False, True
             self.shares.take_long(turn.tenant)
-        if turn.overstays and took_ns > ABUSE_NS:
+        if turn.overstays and took_ns > ABUSE_NS and own_ns > ABUSE_OWN_NS:
             turn.overstays = False
             self.shares.distrust(turn.tenant)
 
