@@ -7,15 +7,14 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import hypercorn.asyncio.run
 import pytest
-from hypercorn.typing import Framework
-from uvicorn.protocols.http import httptools_impl
 
-from wisp import fastserver, hypercornserver
+from wisp import hypercornserver, uvicornserver
 from wisp.connections import Callers
+from wisp.http1.connection import Bounds, Service
 from wisp.settings import Settings
 
 SERVERS = ("hypercorn", "uvicorn")
@@ -41,27 +40,33 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    monkeypatch: pytest.MonkeyPatch, kind: str, app: App, most: int = 100, **flags: str
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    app: App,
+    most: int = 100,
+    head_s: float = 20,
+    requests: int = 10_000,
+    **flags: str,
 ) -> AsyncIterator[Running]:
-    """`most`: connections; `flags`: settings. As the platform runs it, with smaller bounds."""
+    """`most`: connections; `requests`: of one; `flags`: settings. As the platform runs it, with smaller bounds."""
 
-    async def with_lifespan(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await app(scope, receive, send)
 
-    # Both servers make connections by names that wisp replaces; they are put back afterwards.
+    # Hypercorn makes connections by a name that wisp replaces; it is put back afterwards.
     monkeypatch.setattr(hypercorn.asyncio.run, "TCPServer", hypercorn.asyncio.run.TCPServer)  # type: ignore[attr-defined]
-    monkeypatch.setattr(httptools_impl, "RequestResponseCycle", httptools_impl.RequestResponseCycle)
     settings = Settings.load({"drain_timeout": "20s", **flags}, environ={"WISP_OPERATOR_KEY": "k" * 32})
     callers, over = Callers(most), asyncio.Event()
     bound = socket.create_server(("127.0.0.1", 0))  # what comes before the server accepts waits in its queue
     port = int(bound.getsockname()[1])
+    bounds = Bounds(head_s=head_s, head_bytes=HEAD_BYTES, requests=requests)
+    service = Service(app=with_lifespan, bounds=bounds, callers=callers)
     if kind == "uvicorn":
-        fast = fastserver.make_config(with_lifespan, settings, callers, backlog=100, head_s=20, head_bytes=HEAD_BYTES)
-        serving = fastserver.serve(fast, bound, over.wait)
+        serving = uvicornserver.serve(uvicornserver.make_config(service, settings, backlog=100), bound, over.wait)
     else:
-        config = hypercornserver.make_config(settings, backlog=100, head_s=20, head_bytes=HEAD_BYTES)
-        serving = hypercornserver.serve(cast(Framework, with_lifespan), config, callers, bound, over.wait)
+        config = hypercornserver.make_config(settings, backlog=100)
+        serving = hypercornserver.serve(service, config, bound, over.wait)
     task = asyncio.create_task(serving)
     try:
         yield Running(port=port, callers=callers, end=over.set)

@@ -50,7 +50,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "api",
         "connections",
         "http1",
-        "hypercornserver fastserver",
+        "hypercornserver uvicornserver",
         "server",
         "cli",
     )
@@ -70,9 +70,9 @@ OWNERS = {
     "starlette": {"api", "server"},
     "python_multipart": {"api"},
     "hypercorn": {"server", "hypercornserver"},
-    "h11": {"http1"},
+    "httptools": {"http1"},
     "uvloop": {"server"},
-    "uvicorn": {"fastserver"},
+    "uvicorn": {"uvicornserver"},
     "pydantic": {"policy", "api", "cli"},
     "yaml": {"policy", "cli"},
     "prometheus_client": {"telemetry"},
@@ -178,7 +178,7 @@ def test_platform_is_no_package() -> None:
 
 def test_the_tables_know_nothing_that_is_not_there() -> None:
     dependencies = (ROOT / "pyproject.toml").read_text().replace("-", "_")
-    named_otherwise = {"yaml": "pyyaml", "h11": "hypercorn", "google": "onnx"}  # two come with what needs them
+    named_otherwise = {"yaml": "pyyaml", "google": "onnx"}  # onnx brings what it needs
     assert {package for package in OWNERS if named_otherwise.get(package, package) not in dependencies} == set()
     assert {owner for owners in OWNERS.values() for owner in owners} <= PLACE.keys()
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from http_callers import PATIENCE_S, SERVERS, read_all, running, say
-from wisp import http1
+from wisp.http1 import exchange
 
 CLOSE = b"Connection: close\r\n\r\n"
 
@@ -159,7 +159,7 @@ async def test_a_body_that_nobody_read_ends_the_connection(monkeypatch: pytest.M
 
 
 async def test_what_is_no_http_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(http1, "LINGER_S", 0.2)
+    monkeypatch.setattr(exchange, "LINGER_S", 0.2)
     async with running(monkeypatch, kind, echo) as server:
         assert (await say(server.port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
         long = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"
@@ -271,22 +271,99 @@ async def test_a_body_in_a_thousand_pieces_is_a_body(monkeypatch: pytest.MonkeyP
     assert said.endswith(b"/? " + b"0123456789" * 2_000)
 
 
-async def test_who_sends_too_many_requests_ahead_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvicorn parses ahead of answers; Hypercorn's connections leave what they cannot answer yet in the socket."""
-    held = asyncio.Event()
+async def test_what_is_sent_far_ahead_stays_in_the_socket(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """More than is read ahead: it waits, and then it is answered, all of it."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    answered = 0
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await held.wait()
+        nonlocal answered
+        begun.set()
+        await go_on.wait()
+        answered += 1
+        await answer(send, b"")
+
+    async with running(monkeypatch, kind, app) as server:
+        request = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 4000 + b"\r\n\r\n"
+        saying = asyncio.create_task(say(server.port, request * 100, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE))
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+            await asyncio.sleep(0.05)  # so that it reads as far ahead as it does
+            go_on.set()
+            said = await saying
+    assert said.count(b"HTTP/1.1 200") == answered == 101
+
+
+async def test_a_body_that_is_not_read_fills_no_memory(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    large, begun, go_on = 64 * 1024 * 1024, asyncio.Event(), asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        await answer(send, b"%d" % len(await body_of(receive)))
+
+    async with running(monkeypatch, kind, app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % large + CLOSE + bytes(large))
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+            await asyncio.sleep(0.2)
+            assert writer.transport.get_write_buffer_size() > large // 2  # the rest is in the kernel's buffers
+            go_on.set()
+            assert (await read_all(reader)).endswith(b"\r\n\r\n%d" % large)
+        writer.close()
+
+
+async def test_a_head_has_its_time_and_a_request_has_more(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.sleep(1.2 if scope["raw_path"] == b"/slow" else 0)
         await answer(send, b"done")
 
-    async with running(monkeypatch, "uvicorn", app) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 34)
-        assert await read_all(reader) == b""
+    async with running(monkeypatch, kind, app, head_s=0.8) as server:
+        silent, begun, slow = await asyncio.gather(
+            say(server.port),
+            say(server.port, b"GET / HTTP/1.1\r\nHost:"),
+            say(server.port, b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET"),
+        )
+        assert (silent, begun) == (b"", b"")
+        assert slow.endswith(b"done")
         await server.connections(0)
-        held.set()
-        assert b"done" in await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE)
-        writer.close()
+
+
+async def test_a_connection_has_so_many_requests(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async with running(monkeypatch, kind, echo, requests=2) as server:
+        said = await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 3)
+    assert said.count(b"HTTP/1.1 200") == 2
+    assert said.lower().count(b"connection: close") == 1
+
+
+async def test_who_says_no_more_is_answered_still(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    async with running(monkeypatch, kind, echo) as server:
+        for said, wanted in (
+            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"/? "),
+            (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab", b"HTTP/1.1 400 Bad Request\r\n"),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(said)
+            writer.write_eof()
+            assert wanted in await read_all(reader)
+            writer.close()
+        await server.connections(0)
+
+
+@pytest.mark.parametrize("announced", [3, 5])
+async def test_a_body_of_another_length_breaks_the_answer_off(
+    monkeypatch: pytest.MonkeyPatch, kind: str, announced: int
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % announced)]})
+        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        await send({"type": "http.response.body", "body": b"cd"})
+
+    async with running(monkeypatch, kind, app) as server:
+        said = await say(server.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert said.endswith(b"\r\n\r\nab")
 
 
 def write_certificate(directory: Path) -> tuple[Path, Path]:

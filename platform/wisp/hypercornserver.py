@@ -1,4 +1,4 @@
-"""The default HTTP server: Hypercorn's sockets, TLS and graceful end around connections of wisp's own (`http1.py`).
+"""The default HTTP server: Hypercorn's sockets, TLS and graceful end around connections of wisp's own (`http1/`).
 
 HTTP/1.1 only: Hypercorn by itself offers cleartext HTTP/2 by upgrade and by prior knowledge, and bounds neither its
 streams' resets nor their number over time. Here an `Upgrade` is ignored (RFC 9110 §7.8 allows it), and the HTTP/2
@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import hypercorn.asyncio.run
 from hypercorn.asyncio import serve as serve_http
@@ -21,72 +21,66 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.typing import Framework
 
-from wisp.connections import Callers
 from wisp.errors import InvalidSettings
-from wisp.http1 import Application, Bounds, Http1Connection
+from wisp.http1.connection import Http1Connection, Service
+from wisp.http1.stream import Stream
 from wisp.settings import Settings
 
-REQUESTS_A_CONNECTION: Final = 100_000
+READ_BYTES: Final = 64 * 1024
 TLS_HANDSHAKE_S: Final = 10.0
 
 
 class FairServer(TCPServer):
-    """One connection, made by Hypercorn in a task of its own."""
+    """One connection, made by Hypercorn in a task of its own, and taken over from its reader and writer."""
 
-    callers: Callers
+    service: Service
 
     async def run(self) -> None:
-        peer = self.writer.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        if not self.callers.connections.enter(address):
-            self.writer.transport.abort()
+        transport = self.writer.transport
+        if transport.is_closing():
             return
+        said, over = lying(self.reader)
+        callers = self.service.callers
+        stream = Stream(callers)
+        transport.set_protocol(stream)
+        stream.connection_made(transport)
+        if said:
+            stream.data_received(said)
+        if over:
+            stream.eof_received()
+        if not transport.is_closing():
+            await callers.turns.take(stream.address)
+            await Http1Connection(self.service, stream).serve()
+
+
+def lying(reader: asyncio.StreamReader) -> tuple[bytes, bool]:
+    """What has come already, and whether that is all there will be: what reading gives without waiting."""
+    said = bytearray()
+    while True:
+        reading = reader.read(READ_BYTES)
         try:
-            await self.callers.turns.take(address)
-            await self._serve(address, peer)
-        finally:
-            try:
-                await self._close()
-            finally:
-                self.callers.connections.leave(address)
-
-    async def _serve(self, address: str, peer: Any) -> None:
-        server = self.writer.get_extra_info("sockname")
-        secure = self.writer.get_extra_info("ssl_object") is not None
-        scope = {
-            "asgi": {"spec_version": "2.1", "version": "3.0"},
-            "scheme": "https" if secure else "http",
-            "root_path": "",
-            "client": peer[:2] if address else None,
-            "server": server[:2] if isinstance(server, tuple) else None,
-        }
-        bounds = Bounds(
-            head_s=self.config.keep_alive_timeout,
-            head_bytes=self.config.h11_max_incomplete_size,
-            requests=self.config.keep_alive_max_requests,
-        )
-        app = cast(Application, self._answer)
-        await Http1Connection(app, bounds, self.callers, address, scope, self.reader, self.writer).serve()
-
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hypercorn wraps an application, for threads that no ASGI application asks for."""
-        await self.app(scope, receive, send, _no_threads, _no_threads)
+            reading.send(None)
+        except StopIteration as stopped:
+            if not stopped.value:
+                return bytes(said), True
+            said += stopped.value
+        except OSError:
+            return bytes(said), True
+        else:
+            reading.close()
+            return bytes(said), False
 
 
-def _no_threads(*_: object) -> None:
-    raise NotImplementedError
-
-
-def keep_connections_fair(callers: Callers) -> None:
+def take_over_connections(service: Service) -> None:
     """Hypercorn makes a connection by this name; raises if it does not any more."""
     known = (TCPServer, FairServer)
     if getattr(hypercorn.asyncio.run, "TCPServer", None) not in known:
-        raise RuntimeError("this hypercorn is not the one whose connections wisp knows how to replace")
-    FairServer.callers = callers
+        raise RuntimeError("this hypercorn is not the one whose connections wisp knows how to take over")
+    FairServer.service = service
     hypercorn.asyncio.run.TCPServer = FairServer  # type: ignore[attr-defined]
 
 
-def make_config(settings: Settings, *, backlog: int, head_s: float, head_bytes: int) -> Config:
+def make_config(settings: Settings, *, backlog: int) -> Config:
     """Without where to listen. Raises `InvalidSettings` if the certificate and key are none or do not fit together."""
     config = Config()
     config.alpn_protocols = ["http/1.1"]
@@ -94,9 +88,6 @@ def make_config(settings: Settings, *, backlog: int, head_s: float, head_bytes: 
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
     config.backlog = backlog
-    config.keep_alive_timeout = head_s
-    config.keep_alive_max_requests = REQUESTS_A_CONNECTION
-    config.h11_max_incomplete_size = head_bytes
     config.ssl_handshake_timeout = TLS_HANDSHAKE_S
     config.graceful_timeout = settings.drain_timeout_s
     if settings.tls_cert is not None:
@@ -109,19 +100,15 @@ def make_config(settings: Settings, *, backlog: int, head_s: float, head_bytes: 
 
 
 async def serve(
-    app: Framework,
-    config: Config,
-    callers: Callers,
-    bound: socket.socket,
-    drained: Callable[[], Awaitable[object]],
+    service: Service, config: Config, bound: socket.socket, drained: Callable[[], Awaitable[object]]
 ) -> None:
     """Until `drained` returns, then until what is in flight has ended or outlasted the drain. Closes `bound`."""
-    keep_connections_fair(callers)
+    take_over_connections(service)
 
     async def end() -> None:
         await drained()
-        callers.end()
+        service.callers.end()
 
     config.bind = [f"fd://{bound.detach()}"]
     with suppress(asyncio.CancelledError):  # Hypercorn's own, where requests outlast the drain
-        await serve_http(app, config, shutdown_trigger=end, mode="asgi")
+        await serve_http(cast(Framework, service.app), config, shutdown_trigger=end, mode="asgi")

@@ -21,16 +21,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Final, cast
+from typing import Final
 
 import uvloop
 from hypercorn.config import Config
-from hypercorn.typing import Framework
 
 from wisp import hypercornserver
 from wisp.api.app import create_app
 from wisp.connections import STALLED_S, Callers, room_for_connections
 from wisp.errors import InvalidSettings, WispError
+from wisp.http1.connection import Bounds, Service
 from wisp.node import Node
 from wisp.settings import MIN_OPERATOR_KEY, Settings
 from wisp.telemetry import Gauges, Metrics, configure_logging
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 HEAD_S: Final = 20.0
 HEAD_BYTES: Final = 24 * 1024
 """A request's line and headers; with the smallest body it must fit the dispatcher's frame."""
+REQUESTS_A_CONNECTION: Final = 100_000
 BACKLOG: Final = 1024
 FULL_COLLECTION_AFTER: Final = 100
 """Collections of the middle generation."""
@@ -123,9 +124,9 @@ async def _serve(settings: Settings, companion: Companion | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     with listen(settings.bind) as bound, suppress(asyncio.CancelledError):
-        config = hypercornserver.make_config(settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+        config = hypercornserver.make_config(settings, backlog=BACKLOG)
         if settings.server == "uvicorn":
-            fast_server()
+            uvicorn_server()
         log.info("starting: %s", " ".join(f"{name}={value}" for name, value in settings.masked().items()))
         async with Node(settings) as node:
             starting = False
@@ -138,9 +139,10 @@ async def _answer_requests(
 ) -> None:
     metrics = Metrics()
     metrics.watch(lambda: gauges_of(node))
-    app = cast(Framework, create_app(node, metrics))
     url = base_url(node.settings, bound)
     callers = Callers(room_for_connections())
+    bounds = Bounds(head_s=HEAD_S, head_bytes=HEAD_BYTES, requests=REQUESTS_A_CONNECTION)
+    service = Service(app=create_app(node, metrics), bounds=bounds, callers=callers)
     log.info("at most %d connections", callers.connections.most)
     spare_from_collection()
     bound.listen(BACKLOG)  # from here on callers wait for the server instead of being refused
@@ -148,13 +150,11 @@ async def _answer_requests(
         beside = None if companion is None else group.create_task(companion(node.settings, url))
         log.info("listening on %s", url)
         if node.settings.server == "uvicorn":
-            fast = fast_server()
-            bounds = fast.make_config(
-                app, node.settings, callers, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES
-            )
-            await fast.serve(bounds, bound, lambda: _drained(node, stop))
+            other = uvicorn_server()
+            of_uvicorn = other.make_config(service, node.settings, backlog=BACKLOG)
+            await other.serve(of_uvicorn, bound, lambda: _drained(node, stop))
         else:
-            await hypercornserver.serve(app, config, callers, bound, lambda: _drained(node, stop))
+            await hypercornserver.serve(service, config, bound, lambda: _drained(node, stop))
         if beside is not None:
             beside.cancel()
 
@@ -169,12 +169,12 @@ def spare_from_collection() -> None:
     gc.set_threshold(young, middle, FULL_COLLECTION_AFTER)
 
 
-def fast_server() -> ModuleType:
-    """The optional server's module. Raises `InvalidSettings` where its packages are not installed."""
+def uvicorn_server() -> ModuleType:
+    """The optional server's module. Raises `InvalidSettings` where its package is not installed."""
     try:
-        return importlib.import_module("wisp.fastserver")
+        return importlib.import_module("wisp.uvicornserver")
     except ModuleNotFoundError as error:
-        raise InvalidSettings("--server uvicorn needs two more packages: pip install 'wisp[fast]'") from error
+        raise InvalidSettings("--server uvicorn needs one more package: pip install 'wisp[uvicorn]'") from error
 
 
 async def _drained(node: Node, stop: asyncio.Event) -> None:

@@ -236,7 +236,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=_word("hypercorn", "uvicorn"),
         default="hypercorn",
         metavar="hypercorn|uvicorn",
-        help="the HTTP server; uvicorn is faster and comes with pip install 'wisp[fast]'",
+        help="the HTTP server; uvicorn comes with pip install 'wisp[uvicorn]'",
     ),
     Setting(
         name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without all walls up"

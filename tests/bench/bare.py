@@ -14,8 +14,8 @@ import uvicorn
 import uvloop
 from hypercorn.asyncio import serve
 
-from wisp import fastserver, hypercornserver
-from wisp.server import BACKLOG, HEAD_BYTES, HEAD_S, listen
+from wisp import hypercornserver, uvicornserver
+from wisp.server import BACKLOG, listen
 from wisp.settings import Settings
 
 BODY = b"Welcome to Globex.\n"
@@ -47,9 +47,9 @@ def main() -> None:
                 app, http="httptools", ws="none", lifespan="off", loop="none", log_config=None, access_log=False,
                 server_header=False, proxy_headers=False, backlog=BACKLOG,
             )  # fmt: skip
-            uvloop.run(fastserver.serve(fast, bound, asyncio.Event().wait))
+            uvloop.run(uvicornserver.serve(fast, bound, asyncio.Event().wait))
         return
-    config = hypercornserver.make_config(settings, backlog=BACKLOG, head_s=HEAD_S, head_bytes=HEAD_BYTES)
+    config = hypercornserver.make_config(settings, backlog=BACKLOG)
     config.bind = [settings.bind]
     uvloop.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
 
