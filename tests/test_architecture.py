@@ -23,6 +23,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "names",
         "telemetry",
         "cores",
+        "settingvalues",
         "settings",
         "policy",
         "wire",

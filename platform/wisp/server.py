@@ -32,7 +32,8 @@ from wisp.connections import STALLED_S, Callers, room_for_connections
 from wisp.errors import InvalidSettings, WispError
 from wisp.http1.connection import Bounds, Service
 from wisp.node import Node
-from wisp.settings import MIN_OPERATOR_KEY, Settings
+from wisp.settings import Settings
+from wisp.settingvalues import MIN_OPERATOR_KEY
 from wisp.telemetry import Gauges, Metrics, configure_logging
 
 log = logging.getLogger(__name__)

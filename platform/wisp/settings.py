@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import os
-import re
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,118 +14,27 @@ from urllib.parse import urlsplit
 
 from wisp.cores import usable_cores
 from wisp.errors import InvalidSettings
+from wisp.settingvalues import (
+    MIN_OPERATOR_KEY,
+    positive,
+    to_batch_delay_s,
+    to_bind,
+    to_boolean,
+    to_count,
+    to_count_or_none,
+    to_operator_key,
+    to_path,
+    to_secrets_key,
+    to_size_bytes,
+    to_time_s,
+    to_url,
+    to_word,
+)
 
 PREFIX = "WISP_"
-MIN_OPERATOR_KEY = 32
-MAX_OPERATOR_KEY = 512
-SECRETS_KEY_BYTES = 32
 MASK = "***"
-MAX_BATCH_DELAY_S = 0.005
 MOST_SPARE = 4
 """Unless more are asked for: each costs its memory."""
-
-BINARY = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-SIZE = re.compile(r"(0|[1-9][0-9]{0,14})(Ki|Mi|Gi|Ti|)", re.ASCII)
-TIME = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m)", re.ASCII)
-TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0}
-BIND = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", re.ASCII)
-WORDS = {"1": True, "true": True, "0": False, "false": False}
-
-
-def _boolean(text: str) -> bool:
-    if text not in WORDS:
-        raise ValueError("one of 1 true 0 false")
-    return WORDS[text]
-
-
-def _size(text: str) -> int:
-    match = SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError("a number of bytes, alone or followed by Ki Mi Gi Ti")
-    return int(match[1]) * BINARY[match[2]]
-
-
-def _time_s(text: str) -> float:
-    match = TIME.fullmatch(text)
-    if match is None:
-        raise ValueError("a whole number followed by ms, s or m")
-    return int(match[1]) * TIME_UNITS_S[match[2]]
-
-
-def _batch_delay(text: str) -> float:
-    value = _time_s(text)
-    if value > MAX_BATCH_DELAY_S:
-        raise ValueError("0ms to 5ms")
-    return value
-
-
-def _positive(parse: Callable[[str], float], rule: str) -> Callable[[str], float]:
-    def parsed(text: str) -> float:
-        value = parse(text)
-        if value <= 0:
-            raise ValueError(rule)
-        return value
-
-    return parsed
-
-
-def _count(text: str) -> int:
-    if re.fullmatch(r"[1-9][0-9]{0,3}", text, re.ASCII) is None or int(text) > 1024:
-        raise ValueError("a whole number from 1 to 1024")
-    return int(text)
-
-
-def _count_or_none(text: str) -> int:
-    return 0 if text == "0" else _count(text)
-
-
-def _bind(text: str) -> str:
-    match = BIND.fullmatch(text)
-    if match is None or int(match[2]) > 65535:
-        raise ValueError("host:port, such as 127.0.0.1:8080 or [::1]:8080; port 0 takes a free one")
-    return text
-
-
-def _word(*words: str) -> Callable[[str], str]:
-    def parsed(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {' '.join(words)}")
-        return text
-
-    return parsed
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError("a path")
-    return Path(text)
-
-
-def _url(text: str) -> str:
-    try:
-        scheme = urlsplit(text).scheme
-    except ValueError:
-        scheme = ""
-    if not scheme:
-        raise ValueError("a URL with its scheme")
-    return text
-
-
-def _operator_key(text: str) -> str:
-    sane = text.isascii() and text.isprintable() and " " not in text
-    if not sane or not MIN_OPERATOR_KEY <= len(text) <= MAX_OPERATOR_KEY:
-        raise ValueError(f"{MIN_OPERATOR_KEY} to {MAX_OPERATOR_KEY} printable ASCII characters without spaces")
-    return text
-
-
-def _secrets_key(text: str) -> bytes:
-    try:
-        key = b64decode(text, validate=True)
-    except ValueError:
-        key = b""
-    if len(key) != SECRETS_KEY_BYTES:
-        raise ValueError(f"{SECRETS_KEY_BYTES} bytes in base64, such as openssl rand -base64 32 prints")
-    return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,56 +64,72 @@ class Setting:
 
     @property
     def switch(self) -> bool:
-        return self.parse is _boolean
+        return self.parse is to_boolean
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="dev",
-        parse=_boolean,
+        parse=to_boolean,
         default="false",
         metavar="",
         help="for trying out: make an operator key, deploy the tenants folder, print a curl line for each function",
     ),
-    Setting(name="bind", parse=_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
-    Setting(name="data_dir", parse=_path, default=".wisp", metavar="DIR", help="what this node keeps; made 0700"),
+    Setting(name="bind", parse=to_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
+    Setting(
+        name="data_dir",
+        parse=to_path,
+        default=".wisp",
+        metavar="DIR",
+        help="what this node keeps; made 0700",
+    ),
     Setting(
         name="redis",
-        parse=_url,
+        parse=to_url,
         default=None,
         metavar="URL",
         help="redis[s]:// unix:// redis[s]+cluster://; else embedded",
     ),
     Setting(
         name="blobs",
-        parse=_url,
+        parse=to_url,
         default=None,
         metavar="URL",
         help="file:// s3:// gs:// az:// redis:; else redis: with --redis, and without it in the data directory",
     ),
     Setting(
         name="blob_cache",
-        parse=_positive(_size, "more than 0 bytes"),
+        parse=positive(to_size_bytes, "more than 0 bytes"),
         default="4Gi",
         metavar="SIZE",
         help="this node's copies of blobs kept elsewhere",
         unit="_bytes",
     ),
-    Setting(name="policies", parse=_path, default=None, metavar="DIR", help="ceiling.yaml and class-*.yaml; they rule"),
-    Setting(name="tenants", parse=_path, default="tenants", metavar="DIR", help="what --dev deploys"),
     Setting(
-        name="workers", parse=_count, default=None, metavar="N", help="sandbox processes; else one for each usable core"
+        name="policies",
+        parse=to_path,
+        default=None,
+        metavar="DIR",
+        help="ceiling.yaml and class-*.yaml; they rule",
+    ),
+    Setting(name="tenants", parse=to_path, default="tenants", metavar="DIR", help="what --dev deploys"),
+    Setting(
+        name="workers",
+        parse=to_count,
+        default=None,
+        metavar="N",
+        help="sandbox processes; else one for each usable core",
     ),
     Setting(
         name="spare",
-        parse=_count_or_none,
+        parse=to_count_or_none,
         default=None,
         metavar="N",
         help="further ones, which no tenant's long runs can fill; else as many as workers, 4 at most",
     ),
     Setting(
         name="drain_delay",
-        parse=_time_s,
+        parse=to_time_s,
         default="0s",
         metavar="TIME",
         help="after SIGTERM, accept this much longer",
@@ -214,36 +137,46 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="drain_timeout",
-        parse=_time_s,
+        parse=to_time_s,
         default="30s",
         metavar="TIME",
         help="then let requests in flight finish",
         unit="_s",
     ),
-    Setting(name="log_format", parse=_word("json", "text"), default="text", metavar="json|text", help="on stderr"),
+    Setting(
+        name="log_format",
+        parse=to_word("json", "text"),
+        default="text",
+        metavar="json|text",
+        help="on stderr",
+    ),
     Setting(
         name="access_log",
-        parse=_word("on", "off"),
+        parse=to_word("on", "off"),
         default="on",
         metavar="on|off",
         help="a line for each request for a function, with its receipt",
     ),
-    Setting(name="metrics_public", parse=_boolean, default="false", metavar="", help="/metrics without a key"),
-    Setting(name="tls_cert", parse=_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
-    Setting(name="tls_key", parse=_path, default=None, metavar="FILE", help="PEM private key"),
+    Setting(name="metrics_public", parse=to_boolean, default="false", metavar="", help="/metrics without a key"),
+    Setting(name="tls_cert", parse=to_path, default=None, metavar="FILE", help="PEM chain; with --tls-key: HTTPS"),
+    Setting(name="tls_key", parse=to_path, default=None, metavar="FILE", help="PEM private key"),
     Setting(
         name="server",
-        parse=_word("hypercorn", "uvicorn"),
+        parse=to_word("hypercorn", "uvicorn"),
         default="hypercorn",
         metavar="hypercorn|uvicorn",
         help="the HTTP server; uvicorn comes with pip install 'wisp[uvicorn]'",
     ),
     Setting(
-        name="require_walls", parse=_boolean, default="false", metavar="", help="refuse to start without all walls up"
+        name="require_walls",
+        parse=to_boolean,
+        default="false",
+        metavar="",
+        help="refuse to start without all walls up",
     ),
     Setting(
         name="body_budget",
-        parse=_positive(_size, "more than 0 bytes"),
+        parse=positive(to_size_bytes, "more than 0 bytes"),
         default="256Mi",
         metavar="SIZE",
         help="all bodies in flight together",
@@ -251,7 +184,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="body_timeout",
-        parse=_positive(_time_s, "more than 0s"),
+        parse=positive(to_time_s, "more than 0s"),
         default="30s",
         metavar="TIME",
         help="for a caller to send one request's body",
@@ -259,7 +192,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="model_memory",
-        parse=_positive(_size, "more than 0 bytes"),
+        parse=positive(to_size_bytes, "more than 0 bytes"),
         default=None,
         metavar="SIZE",
         help="for open models; what is used least leaves first (default: half of the memory that this machine or its"
@@ -268,14 +201,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="tenant_hosts",
-        parse=_count,
+        parse=to_count,
         default="16",
         metavar="N",
         help="inference processes for tenants whose class does not trust their models, at most; idle ones are ended",
     ),
     Setting(
         name="batch_delay",
-        parse=_batch_delay,
+        parse=to_batch_delay_s,
         default="0ms",
         metavar="TIME",
         help="how long an inference waits for others to share a run, 5ms at most; 0ms: only what waits anyway",
@@ -283,14 +216,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="gpu",
-        parse=_word("off", "auto", "require"),
+        parse=to_word("off", "auto", "require"),
         default="off",
         metavar="off|auto|require",
         help="an inference process on the GPU for models whose target it is; auto: where there is one",
     ),
     Setting(
         name="operator_key",
-        parse=_operator_key,
+        parse=to_operator_key,
         default=None,
         metavar="KEY",
         help="the operator's key (32 characters at least; --dev makes one and keeps it in the data directory)",
@@ -298,7 +231,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="secrets_key",
-        parse=_secrets_key,
+        parse=to_secrets_key,
         default=None,
         metavar="KEY",
         help="which seals tenants' secrets (32 bytes in base64, the same on all nodes of one Redis; else each node"
@@ -383,7 +316,7 @@ class Settings:
             elif setting.secret:
                 shown[setting.name] = MASK
             else:
-                shown[setting.name] = _without_password(value) if setting.parse is _url else str(value)
+                shown[setting.name] = _without_password(value) if setting.parse is to_url else str(value)
         return shown
 
     @staticmethod
@@ -406,7 +339,7 @@ def _value(setting: Setting, flag: str | bool | None, environ: Mapping[str, str]
     try:
         return setting.parse(text)
     except ValueError as error:
-        shown = MASK if setting.secret or setting.parse is _url else ascii(text[:80])
+        shown = MASK if setting.secret or setting.parse is to_url else ascii(text[:80])
         raise InvalidSettings(f"{source}: {shown} is not {error}") from error
 
 
