@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 SHARE_FROM_BYTES = 1 << 20
 """A smaller file is opened as it was uploaded: its weights cost each process less than preparing them is worth."""
 
+WIDE_FROM_US = 1000
+"""A shorter run gains too little from more threads."""
+
 
 def terms_of(ceilings: Ceilings) -> Terms:
     limits = ceilings.ceiling.models
@@ -66,6 +69,7 @@ class ModelStore:
         return OpenedModel(
             fd=await self._blobs.open(digest),
             batch=0 if cached is None else cached.facts.probe.batch,
+            wide=cached is not None and cached.facts.probe.latency_us >= WIDE_FROM_US,
             prepared="" if cached is None or cached.path is None else room.show(cached.path),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from wisp.cores import usable_memory_bytes
+from wisp.cores import usable_cores, usable_memory_bytes
 from wisp.errors import InvalidSettings
 from wisp.placement import GPU_PROVIDER, has_gpu
 from wisp.scheduling.hosts import Bounds, InferenceHost, OpenModel
@@ -65,6 +65,7 @@ class Pools:
         return InferenceHost(
             empty_directory=self._empty_directory,
             threads=self._settings.workers,
+            cores=usable_cores(),
             batch_delay_s=self._settings.batch_delay_s,
             open_model=self._open_model,
             memory_bytes=shared_bytes if bounds is None else bounds.data_bytes // 2,

@@ -132,13 +132,13 @@ class Router:
         assert frame is not None, self.finish()
         assert frame.kind == Kind.READY
 
-    def load(self, digest: str, model: bytes, *, batch: int = 0) -> dict[str, Any]:
-        self.send_load(digest, model, batch=batch)
+    def load(self, digest: str, model: bytes, *, batch: int = 0, wide: bool = False) -> dict[str, Any]:
+        self.send_load(digest, model, batch=batch, wide=wide)
         return self.loaded()
 
-    def send_load(self, digest: str, model: bytes, *, prepared: str = "", batch: int = 0) -> None:
+    def send_load(self, digest: str, model: bytes, *, prepared: str = "", batch: int = 0, wide: bool = False) -> None:
         fd = create_frozen("model", [model])
-        fields = {"digest": digest, "bytes": len(model), "batch": batch, "prepared": prepared}
+        fields = {"digest": digest, "bytes": len(model), "batch": batch, "prepared": prepared, "wide": wide}
         frame = Frame(kind=Kind.LOAD, payload=json.dumps(fields).encode(), fds=(fd,))
         self.channel.send(frame.kind, frame.payload, frame.fds)
         frame.close_fds()

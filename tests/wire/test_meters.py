@@ -42,6 +42,8 @@ def test_what_still_runs_is_counted_up_to_now_and_once(meter: Meter) -> None:
     running = meter.read(7)
     assert running.inferences == 1
     assert running.nn_ns >= 5_000_000
+    meter.start(7, time.monotonic_ns() - 5_000_000, 3)
+    assert meter.read(7).nn_ns >= 15_000_000, "on each of its threads"
     meter.add(7, 6_000_000, 8)
     assert meter.read(7) == Metered(nn_ns=6_000_000, inferences=1, tensor_bytes=8)
 
@@ -63,5 +65,5 @@ def test_a_reader_beside_its_writer_never_sees_half_of_an_inference(meter: Meter
 
 
 def test_a_host_that_writes_nonsense_gives_numbers_that_can_be_stored(meter: Meter) -> None:
-    METER.pack_into(meter.segment.view, 0, 1, 7, *[2**64 - 1] * 4)
+    METER.pack_into(meter.segment.view, 0, 1, 7, *[2**64 - 1] * 5)
     assert max(meter.read(7).nn_ns, meter.read(7).inferences, meter.read(7).tensor_bytes) < 2**63

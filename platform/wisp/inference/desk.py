@@ -23,6 +23,7 @@ from wisp.inference.reasons import plain
 from wisp.inference.requests import Request
 from wisp.inference.sessions import LoadedModel
 from wisp.inference.slots import Flight, Invocation, Job, Slot
+from wisp.inference.wide import Cores, WideModels
 from wisp.wire.inferences import Binding, BoundModel, Status
 
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT
@@ -40,7 +41,8 @@ def note(text: str) -> None:
 
 class Desk:
     """`threads` inferences run at a time; `delay_ns` is how long one that could share a batch waits for others;
-    `patience_ns` how long one may run on that nobody waits for, 0 for ever.
+    `patience_ns` how long one may run on that nobody waits for, 0 for ever; `idle` tells where a run may have several
+    threads.
 
     `drain` handles what the router has sent so far; `alarm` makes the main thread call `expire`; `watch` tells it
     whether to call `read`.
@@ -52,6 +54,7 @@ class Desk:
         threads: int,
         delay_ns: int = 0,
         patience_ns: int = 0,
+        idle: Cores | None = None,
         drain: Callable[[], None],
         alarm: Callable[[], None],
         watch: Callable[[bool], None],
@@ -60,6 +63,8 @@ class Desk:
         self.stopping = False
         self._delay_ns = delay_ns
         self._patience_ns = patience_ns
+        self._idle = idle
+        self._wide = WideModels(self._narrow)
         self._flights: set[Flight] = set()
         self.stuck = False
         """Something runs on, longer than this host's patience, that was told to stop."""
@@ -115,11 +120,14 @@ class Desk:
     def put_model(self, model: LoadedModel) -> None:
         with self._lock:
             self._models[model.digest] = model
+            if model.wide is not None:
+                self._wide.add(model.digest, model.wide)
 
     def drop_model(self, digest: str) -> None:
         """Inferences that were accepted keep the session; the last one to end drops it."""
         with self._lock:
             self._models.pop(digest, None)
+            self._wide.forget(digest)
             self._queue.forget(digest)
 
     def open(self, number: int, handle: int, invocation: int, deadline_ns: int) -> None:
@@ -267,7 +275,7 @@ class Desk:
         jobs = self._queue.take() if self._queue.length and not self.stopping else []
         if not jobs:
             return None
-        flight = Flight(jobs=jobs)
+        flight = Flight(jobs=jobs, threads=self._threads_for(jobs))
         self._flights.add(flight)
         self._start(flight, jobs)
         self._busy += 1
@@ -282,12 +290,25 @@ class Desk:
             job.slot.running = job
             job.slot.uses += 1
             job.started_ns = now_ns
-            job.slot.meter.start(job.invocation.number, now_ns)
+            job.slot.meter.start(job.invocation.number, now_ns, flight.threads)
             self._wake_by(job.expiry()[0])
+
+    def _threads_for(self, jobs: list[Job]) -> int:
+        """Several for a run that no other invocation here could want to run beside."""
+        wide = jobs[0].loaded.wide
+        if wide is None or self._idle is None or self._busy or self._queue.length or len(jobs) > 1:
+            return 1
+        if any(slot.invocation is not None for slot in self._slots.values() if slot is not jobs[0].slot):
+            return 1
+        return wide.threads if wide.pays() and self._idle.are_free(wide.threads - 1) else 1
+
+    def _narrow(self, digest: str) -> None:
+        if (model := self._models.get(digest)) is not None:
+            self._models[digest] = replace(model, wide=None)
 
     def _join(self, flight: Flight) -> None:
         known = len(flight.jobs)
-        if self._queue.length:
+        if self._queue.length and flight.threads == 1:
             self._queue.fill(flight.jobs)
             self._start(flight, flight.jobs[known:])
 

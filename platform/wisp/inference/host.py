@@ -3,11 +3,13 @@
 Options: `threads` that infer (2), `delay_ns` that an inference waits for others to share a batch (0), `patience_ns`
 that one may run on which nobody waits for before the process ends with it (0: for ever), `arena_bytes`
 that all running inferences share, `folding_bytes` for one constant computed while a model is opened, `models_fd`: a
-directory in which prepared models appear, `gpu` (0): 1 to look for one. Ends with its channel, or with its parent.
+directory in which prepared models appear, `gpu` (0): 1 to look for one, `cores` (1) that one run may have. Ends with
+its channel, or with its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -31,8 +33,12 @@ def main() -> int:
     from wisp.inference.loop import Host
     from wisp.inference.providers import providers_of
     from wisp.inference.sessions import ARENA_BYTES, FOLDING_BYTES, Sessions
+    from wisp.inference.wide import Cores
 
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    idle = None
+    with contextlib.suppress(OSError):
+        idle = Cores()
     models_fd = options.get("models_fd")
     gpu = bool(options.get("gpu", 0))
     report = raise_walls(ChildKind.GPU_INFERENCE if gpu else ChildKind.INFERENCE, models_fd)
@@ -51,6 +57,8 @@ def main() -> int:
         statm=statm,
         delay_ns=options.get("delay_ns", 0),
         patience_ns=options.get("patience_ns", 0),
+        cores=options.get("cores", 1),
+        idle=idle,
     )
     if not host.serve(report):
         # A thread is inside a native call that nothing can end, and the interpreter would not survive it.

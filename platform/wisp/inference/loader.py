@@ -23,6 +23,8 @@ class Load:
     prepared: str = ""
     batch: int = 0
     gpu: bool = False
+    wide: bool = False
+    """Whether it is worth several threads where it runs alone."""
     frames: int = 1
     model: LoadedModel | None = None
     error: str = ""
@@ -34,8 +36,9 @@ class Load:
 class Loader:
     """Opens models in order. `fileno` turns readable when `finished` has something."""
 
-    def __init__(self, sessions: Sessions, statm: int) -> None:
-        """`statm`: the process's own, open since before its walls."""
+    def __init__(self, sessions: Sessions, statm: int, cores: int = 1) -> None:
+        """`statm`: the process's own, open since before its walls. `cores` that one run may have."""
+        self._cores = cores
         self._statm = statm
         self._sessions = sessions
         self._waiting: SimpleQueue[Load | None] = SimpleQueue()
@@ -78,7 +81,12 @@ class Loader:
         load.size_bytes = os.fstat(load.fd).st_size
         try:
             load.model = self._sessions.open(
-                load.digest, load.fd, prepared=load.prepared, batch=load.batch, gpu=load.gpu
+                load.digest,
+                load.fd,
+                prepared=load.prepared,
+                batch=load.batch,
+                gpu=load.gpu,
+                threads=self._cores if load.wide else 1,
             )
         except (InvalidModel, OSError, MemoryError) as error:
             load.error = str(error) or type(error).__name__

@@ -18,6 +18,7 @@ from wisp.inference.loader import Load, Loader
 from wisp.inference.providers import CPU
 from wisp.inference.sessions import Sessions
 from wisp.inference.slots import Slot
+from wisp.inference.wide import Cores
 from wisp.inference.workers import Workers
 from wisp.wire import inferences as wire
 from wisp.wire.channel import Channel, Frame
@@ -43,6 +44,8 @@ class Host:
         providers: tuple[str, ...] = (CPU,),
         delay_ns: int = 0,
         patience_ns: int = 0,
+        cores: int = 1,
+        idle: Cores | None = None,
     ) -> None:
         self._providers = providers
         control.sock.setblocking(False)
@@ -51,7 +54,7 @@ class Host:
         self._serving = True
         self._loads: dict[str, Load] = {}
         self._talking = threading.Lock()
-        self._loader = Loader(sessions, statm)
+        self._loader = Loader(sessions, statm, cores)
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.EpollSelector()
         self._selector.register(control, selectors.EVENT_READ, self._drain_control)
@@ -61,6 +64,7 @@ class Host:
             threads=threads,
             delay_ns=delay_ns,
             patience_ns=patience_ns,
+            idle=idle,
             drain=self._drain_control,
             alarm=lambda: os.eventfd_write(self._alarm, 1),
             watch=self._watch,
@@ -162,6 +166,7 @@ class Host:
                 prepared=fields.get("prepared", ""),
                 batch=fields.get("batch", 0),
                 gpu=fields.get("gpu", False),
+                wide=fields.get("wide", False),
             )
             self._loader.put(self._loads[digest])
             return

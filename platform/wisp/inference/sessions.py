@@ -1,8 +1,8 @@
 """onnxruntime sessions: how every one is made, and what is known of it afterwards.
 
-Small boxes are served best by one thread a session without spinning, and a hard memory cap needs two settings
-together: an arena with `max_mem` that all sessions share, and a bound on what constant folding may produce
-(onnxruntime_session_options_config_keys.h). Providers are named, never guessed.
+Small boxes are served best by one thread a session without spinning (what runs alone: `inference.wide`), and a hard
+memory cap needs two settings together: an arena with `max_mem` that all sessions share, and a bound on what constant
+folding may produce (onnxruntime_session_options_config_keys.h). Providers are named, never guessed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import onnxruntime
 from wisp.errors import InvalidModel
 from wisp.inference.providers import check, order_of
 from wisp.inference.reasons import plain, quote
+from wisp.inference.wide import Wide
 from wisp.wire.admissions import MAX_DIM, PREPARED_MODEL
 from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, ElementType, TensorSpec
 
 ARENA_BYTES = 1 << 30
 FOLDING_BYTES = 16 << 20
+SMALL_BYTES = 1 << 20
+"""Of a model's file: one whose weights are not shared is opened twice only up to this."""
 LOG_FATAL = 4
 EXTEND_AS_REQUESTED = 1
 ORT_DEFAULT = -1
@@ -51,6 +54,8 @@ class LoadedModel:
     """How many rows may go into one run, as the probe at admission found; 0 if none may."""
     shared: bool = False
     """Whether its weights are mapped from the file that other processes map too."""
+    wide: Wide | None = None
+    """To run it on several threads at once."""
 
     def unbatched(self) -> LoadedModel:
         return replace(self, batch=0)
@@ -85,14 +90,20 @@ class Sessions:
         self._folding_bytes = folding_bytes
         self._creation = threading.Lock()
 
-    def open(self, digest: str, fd: int, *, prepared: str = "", batch: int = 0, gpu: bool = False) -> LoadedModel:
+    def open(
+        self, digest: str, fd: int, *, prepared: str = "", batch: int = 0, gpu: bool = False, threads: int = 1
+    ) -> LoadedModel:
         """Opens the model that `fd` (left open) leads to. `prepared`: where, in the directory of prepared models, the
-        same model lies optimised; it is opened instead, unless that fails. `gpu`: on the GPU, or not at all. Raises
-        `InvalidModel` with onnxruntime's reason."""
+        same model lies optimised; it is opened instead, unless that fails. `gpu`: on the GPU, or not at all. `threads`:
+        if more than one, opens it for so many too, where that takes little memory more. Raises `InvalidModel` with
+        onnxruntime's reason."""
         session = self._open_prepared(prepared) if prepared and self._prepared is not None else None
         shared = session is not None
         if session is None:
             session = self._create(_path_or_bytes(fd), self._options(), gpu=gpu)
+        wide = None
+        if threads > 1 and not gpu and (shared or os.fstat(fd).st_size <= SMALL_BYTES):
+            wide = self._open_wide(prepared if shared else "", fd, threads)
         _give_back_free_memory()
         return LoadedModel(
             digest=digest,
@@ -101,10 +112,22 @@ class Sessions:
             outputs=_specs("output", session.get_outputs()),
             batch=batch,
             shared=shared,
+            wide=wide,
         )
 
-    def _open_prepared(self, name: str) -> onnxruntime.InferenceSession | None:
-        options = self._options()
+    def _open_wide(self, prepared: str, fd: int, threads: int) -> Wide | None:
+        """None where no more threads are to be had, or the model does not open a second time."""
+        if prepared:
+            session = self._open_prepared(prepared, threads)
+        else:
+            try:
+                session = self._create(_path_or_bytes(fd), self._options(threads))
+            except InvalidModel:
+                session = None
+        return None if session is None else Wide(session=session, threads=threads)
+
+    def _open_prepared(self, name: str, threads: int = 1) -> onnxruntime.InferenceSession | None:
+        options = self._options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimised
         try:
             return self._create(f"{self._prepared}/{name}/{PREPARED_MODEL}", options)
@@ -142,14 +165,15 @@ class Sessions:
             )
         return session
 
-    def _options(self) -> onnxruntime.SessionOptions:
+    def _options(self, threads: int = 1) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False
         options.log_severity_level = LOG_FATAL
         for key, value in (
-            ("session.intra_op.allow_spinning", "0"),
+            ("session.intra_op.allow_spinning", str(int(threads > 1))),
+            ("session.force_spinning_stop", "1"),  # with the last run under way; else they would spin on for a while
             ("session.inter_op.allow_spinning", "0"),
             ("session.load_model_format", "ONNX"),
             ("session.use_env_allocators", "1"),

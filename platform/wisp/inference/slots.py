@@ -51,10 +51,10 @@ class Job:
     flight: Flight | None = None
 
     def spent_ns(self, now_ns: int) -> int:
-        """How long it has been running; in a batch, its rows' share of that."""
+        """How long it has been running, on all its threads; in a batch, its rows' share of that."""
         if self.flight is None or not self.started_ns:
             return 0
-        return (now_ns - self.started_ns) * self.rows // self.flight.rows
+        return (now_ns - self.started_ns) * self.flight.threads * self.rows // self.flight.rows
 
     @property
     def tenant(self) -> str:
@@ -87,6 +87,8 @@ class Flight:
 
     jobs: list[Job]
     solo: Job | None = None
+    threads: int = 1
+    """Of its model's session."""
     left_ns: int = 0
     """Since when nobody waits for it, on CLOCK_MONOTONIC."""
     # A terminated RunOptions stays terminated: one for each run.

@@ -42,7 +42,7 @@ class Workers:
                 flight = self._desk.finish(flight, self._run(flight))
 
     def _run(self, flight: Flight) -> int:
-        """The time that the model took, in ns."""
+        """The time that the model took on all its threads, in ns."""
         jobs = flight.jobs if len(flight.jobs) == 1 else self._desk.live(flight)
         if len(jobs) == 1:
             return self._run_alone(flight, jobs[0])
@@ -50,7 +50,9 @@ class Workers:
 
     def _run_alone(self, flight: Flight, job: Job) -> int:
         feed = runs.read(job.loaded, job.request.inputs, job.slot.segment.view)
-        run = NO_ROOM if feed is None else runs.run(job.loaded, feed, flight.options)
+        run = NO_ROOM if feed is None else runs.run(job.loaded, feed, flight.options, flight.threads)
+        if job.loaded.wide is not None and run.status is Status.OK:
+            job.loaded.wide.note(flight.threads, run.nn_ns // flight.threads)
         if self._desk.claim(job):
             self._answer(job, run.status, run.outputs, run.nn_ns)
         return run.nn_ns

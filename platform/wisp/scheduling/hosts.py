@@ -26,7 +26,7 @@ from wisp.scheduling.rooms import Room
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
 from wisp.wire.confinement import Limits
-from wisp.wire.inferences import CLOSE, HANDLE, OPEN, SLOT, Binding, BoundModel, Kind
+from wisp.wire.inferences import CLOSE, HANDLE, MOST_THREADS, OPEN, SLOT, Binding, BoundModel, Kind
 from wisp.wire.segments import create_fixed
 from wisp.wire.walls import ChildKind
 
@@ -49,17 +49,19 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.05, 5.0
 class OpenedModel:
     """What a host needs to open a model, as it stands in a LOAD frame: `fd`, a read-only descriptor of its bytes, which
     whoever asked closes; `prepared`, the name under which its optimised form appears in the host's room, or "";
-    `batch`, how many rows may go into one run, or 0; `gpu`: on the GPU, or not at all."""
+    `batch`, how many rows may go into one run, or 0; `wide`: whether one run is worth several threads; `gpu`: on the
+    GPU, or not at all."""
 
     fd: int
     batch: int = 0
     prepared: str = ""
     gpu: bool = False
+    wide: bool = False
 
     def frame(self, digest: Digest) -> bytes:
         size_bytes = os.fstat(self.fd).st_size
         fields = {"digest": digest, "bytes": size_bytes, "batch": self.batch, "prepared": self.prepared}
-        return json.dumps(fields | ({"gpu": True} if self.gpu else {})).encode()
+        return json.dumps(fields | {"gpu": self.gpu, "wide": self.wide}).encode()
 
 
 SHARED_PATIENCE_S: Final = 10.0
@@ -89,6 +91,7 @@ class InferenceHost:
         *,
         empty_directory: Path,
         threads: int,
+        cores: int = 1,
         batch_delay_s: float = 0.0,
         open_model: OpenModel,
         room: Room,
@@ -98,8 +101,8 @@ class InferenceHost:
         bounds: Bounds | None = None,
         gpu: bool = False,
     ) -> None:
-        """`bounds`: for models that are not trusted. `gpu`: it looks for one, and goes without the walls that would
-        forbid it."""
+        """`cores` that one run may have; `bounds`: for models that are not trusted. `gpu`: it looks for one, and goes
+        without the walls that would forbid it."""
         self.providers: tuple[str, ...] = ()
         """Of onnxruntime, as the process reported them."""
         self._kind = ChildKind.GPU_INFERENCE if gpu else ChildKind.INFERENCE
@@ -110,6 +113,7 @@ class InferenceHost:
         patience_s = SHARED_PATIENCE_S if bounds is None else bounds.patience_s
         self._options = {
             "threads": threads,
+            "cores": min(cores, MOST_THREADS),
             "delay_ns": round(batch_delay_s * 1e9),
             "patience_ns": round(patience_s * 1e9),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from wisp.wire.inferences import MOST_THREADS
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.meters import NOTHING, Meter, Metered
 from wisp.wire.outcome import Receipt, nn_fuel
@@ -86,7 +87,7 @@ class Measure:
             self._asked_ns = 0
         nn_ns = charged = 0
         if metered is not NOTHING:
-            nn_ns = min(metered.nn_ns, wall_ns)  # a slot infers one thing at a time
+            nn_ns = min(metered.nn_ns, wall_ns * MOST_THREADS)  # a slot infers one thing at a time
             charged = nn_fuel(nn_ns)
         fuel, store_ns, guest_ns = claimed.fuel, claimed.store_ns, claimed.guest_ns
         memory_peak_bytes = claimed.memory_peak_bytes

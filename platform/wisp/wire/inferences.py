@@ -4,9 +4,10 @@ The router vouches for every invocation before its guest starts: OPEN names the 
 binding (tenant, models, bounds) and the deadline. A sandbox then asks over its slot's own socket, and is believed in
 nothing beyond which slot it is: models go by their number in the binding, bounds come from the binding.
 
-    router → host      LOAD    JSON {digest, bytes, batch, prepared, gpu} + 1 frozen segment or read-only file with the
-                               model. `batch`: rows that may go into one run, 0 for none. `prepared`: the directory,
-                               below the one that the host can read, with the optimised model and its weights, or ""
+    router → host      LOAD    JSON {digest, bytes, batch, prepared, gpu, wide} + 1 frozen segment or read-only file
+                               with the model. `batch`: rows that may go into one run, 0 for none. `prepared`: the
+                               directory, below the one that the host can read, with the optimised model and its
+                               weights, or "". `wide`: whether a run is long enough for several threads
                        UNLOAD  digest
                        SLOT    slot u32 + socket + tensor segment + meter (`wire.meters`); replaces the slot's former
                        BIND    JSON `Binding`
@@ -44,6 +45,8 @@ class Kind(IntEnum):
     GRANT = 12
 
 
+MOST_THREADS = 4
+"""Of one run."""
 OPEN = struct.Struct("<IIQQ")
 """slot, handle, invocation, deadline (CLOCK_MONOTONIC, ns)."""
 CLOSE = struct.Struct("<IQ")

@@ -5,7 +5,7 @@ nothing that a sandbox says changes what its tenant is charged. The host adds an
 has seen the answer, or anything that followed from it, finds it counted.
 
 The layout is one structure, `METER`: a version that is odd while the host writes, the invocation, nanoseconds spent,
-inferences, bytes of their tensors, and since when one is running (CLOCK_MONOTONIC, ns; 0: none).
+inferences, bytes of their tensors, since when one is running (CLOCK_MONOTONIC, ns; 0: none) and on how many threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, Self
 from wisp.wire.segments import Segment
 
 METER_BYTES: Final = 4096
-METER: Final = struct.Struct("<QQQQQQ")
+METER: Final = struct.Struct("<QQQQQQQ")
 VERSION: Final = struct.Struct("<Q")
 TRIES: Final = 64
 """To read between two writes; a host that writes on and on is believed as it is then, within the router's bounds."""
@@ -28,7 +28,7 @@ MAX: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metered:
-    """Of one invocation. `nn_ns`: in the sessions' runs, one that is not over yet included."""
+    """Of one invocation. `nn_ns`: in the sessions' runs, on each of their threads; one that is not over yet counts."""
 
     nn_ns: int = 0
     inferences: int = 0
@@ -53,6 +53,7 @@ class Meter:
         self._lock = threading.Lock()
         self._version = 0
         self._invocation = self._nn_ns = self._inferences = self._tensor_bytes = self._since_ns = 0
+        self._threads = 1
 
     @classmethod
     def create(cls) -> Self:
@@ -69,11 +70,11 @@ class Meter:
             self._nn_ns = self._inferences = self._tensor_bytes = self._since_ns = 0
             self._write()
 
-    def start(self, invocation: int, since_ns: int) -> None:
-        """One of its inferences runs."""
+    def start(self, invocation: int, since_ns: int, threads: int = 1) -> None:
+        """One of its inferences runs, on so many threads."""
         with self._lock:
             if invocation == self._invocation:
-                self._since_ns = since_ns
+                self._since_ns, self._threads = since_ns, threads
                 self._write()
 
     def add(self, invocation: int, nn_ns: int, tensor_bytes: int) -> None:
@@ -93,7 +94,7 @@ class Meter:
         VERSION.pack_into(view, 0, self._version - 1)
         METER.pack_into(
             view, 0, self._version - 1, self._invocation, self._nn_ns, self._inferences, self._tensor_bytes,
-            self._since_ns,
+            self._since_ns, self._threads,
         )  # fmt: skip
         VERSION.pack_into(view, 0, self._version)
 
@@ -101,13 +102,13 @@ class Meter:
         """What this invocation used so far; nothing, if the host has not heard of it or has forgotten it."""
         view = self.segment.view
         for _ in range(TRIES):
-            version, counted, nn_ns, inferences, tensor_bytes, since_ns = METER.unpack_from(view)
+            version, counted, nn_ns, inferences, tensor_bytes, since_ns, threads = METER.unpack_from(view)
             if not version & 1 and VERSION.unpack_from(view)[0] == version:
                 break
         if counted != invocation:
             return NOTHING
         if since_ns:
-            nn_ns += max(0, time.monotonic_ns() - since_ns)
+            nn_ns += max(0, time.monotonic_ns() - since_ns) * threads
             inferences += 1
         return Metered(nn_ns=min(nn_ns, MAX), inferences=min(inferences, MAX), tensor_bytes=min(tensor_bytes, MAX))
 
