@@ -27,7 +27,6 @@ def test_an_ordinary_guest_answers(bench: Bench) -> None:
     assert receipt.memory_peak_bytes >= PAGE
     assert receipt.memory_peak_bytes % PAGE == 0
     assert receipt.host_calls > 0
-    assert receipt.cpu_ns > 0
     assert (receipt.inferences, receipt.nn_ns, receipt.tensor_bytes) == (0, 0, 0)
     assert ending.detail == ""
 

@@ -16,7 +16,6 @@ from wisp.errors import InvalidFrame
 from wisp.sandbox import nn
 from wisp.sandbox.arena import Arena
 from wisp.sandbox.filesystem import FileTree
-from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.nn import Errno
@@ -112,8 +111,8 @@ def test_an_output_is_copied_once_on_its_way_to_the_guest() -> None:
     arena.base, arena.size_bytes = ctypes.addressof(guest), len(guest)
     arena.memory = memoryview(guest).cast("B")
     line = HostLine(Channel(near), Segment.create("tensors", 4 * LARGE_BYTES))
-    graphs = Graphs(line)
-    call = Invocation(number=1, link=link(), deadline_ns=0, arena=arena, inferences=graphs, files=FileTree())
+    call = Invocation(number=1, link=link(), deadline_ns=0, arena=arena, lines=(line, None), files=FileTree())
+    graphs = call.inferences
     count = LARGE_BYTES // 4
     graph = graphs.add_graph(0, model("m", (f32("x", count),), (f32("y", count),)))
     assert graph is not None

@@ -24,7 +24,6 @@ from sandbox.guests import ROOT, SECOND_NS, Bench, link, to_wasm
 from wisp.sandbox.capi import EXTERN_FUNC, RAW_BYTES, EngineError, Store, Trapped
 from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
-from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.handler import required
 from wisp.sandbox.invocation import Invocation
@@ -104,7 +103,6 @@ def run(bench: Bench, program: Path, scenario: Scenario) -> tuple[int | str, str
         link=link(abi="command", entrypoint="_start", trap_on_violation=False),
         deadline_ns=time.monotonic_ns() + 20 * SECOND_NS,
         arena=runner.arena,
-        inferences=Graphs(None),
         files=files,
     )
     files.begin(now_ns(call, REALTIME))

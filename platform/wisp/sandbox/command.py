@@ -66,7 +66,7 @@ def _answer(call: Invocation, output: bytearray, answer: memoryview) -> Answer:
     head = encode_response(status, headers, b"")
     body = memoryview(output)[at:]
     if len(head) + body_bytes <= INLINE_BYTES:
-        return Answer(inline=b"".join((head, body)), segment_bytes=0)
+        return b"".join((head, body)), 0
     answer[: len(head)] = head
     answer[len(head) : len(head) + body_bytes] = body
-    return Answer(inline=b"", segment_bytes=len(head) + body_bytes)
+    return b"", len(head) + body_bytes

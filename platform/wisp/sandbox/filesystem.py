@@ -52,6 +52,8 @@ class FileTree(Resolution):
     def begin(self, now_ns: int = 0) -> None:
         """Before each request: nothing is left of the one before."""
         self.now_ns = now_ns
+        if not self._mounts:
+            return
         for directory, fixed in self._changing:
             directory.children = dict(fixed)
             directory.accessed_ns = directory.modified_ns = now_ns

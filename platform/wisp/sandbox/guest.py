@@ -12,7 +12,6 @@ from wisp.sandbox.arena import Arena
 from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trapped
 from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
-from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.handler import EMPTY
 from wisp.sandbox.hosting import Current, link
@@ -24,6 +23,8 @@ from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
+COMMAND: Final = Abi.COMMAND
+OK: Final = Outcome.OK
 MAX_FUEL: Final = 2**63 - 1
 """ctypes would let a larger number wrap."""
 
@@ -62,25 +63,24 @@ class GuestRunner:
     ) -> tuple[Ending, int]:
         """(the ending, bytes of its response lying in the answer segment). With `probe` it instantiates the module and
         looks at its exports, initialises a handler, but runs no program and handles nothing."""
-        graphs = Graphs(line, own_line)
         call = Invocation(
             number=number,
             link=function,
             deadline_ns=deadline_ns,
             arena=self.arena,
-            inferences=graphs,
+            lines=(line, own_line),
             files=files,
             outbound=outbound,
         )
         if files is not None:
             files.begin(now_ns(call, REALTIME))
-        program = function.abi == Abi.COMMAND
-        result = EMPTY
+        program = function.abi == COMMAND
+        response, in_segment = EMPTY
         trap: Trapped | None = None
-        fuel = min(function.fuel, MAX_FUEL)
+        fuel = function.fuel if function.fuel < MAX_FUEL else MAX_FUEL
         used = ready_ns = guest_ns = 0
-        cpu_ns = time.thread_time_ns()
-        self.arena.begin(function.memory_bytes, Habit() if habit is None else habit)
+        arena = self.arena
+        arena.begin(function.memory_bytes, Habit() if habit is None else habit)
         store = Store(self.engine.pointer, fuel=fuel, epoch_ticks=EPOCH_TICKS)
         self.current.invocation, call.fuel = call, store
         try:
@@ -91,12 +91,12 @@ class GuestRunner:
                 if program and probe:
                     command.check_exports(store, function)
                 elif program:
-                    result = command.run(store, call, head, body, request_id, answer)
+                    response, in_segment = command.run(store, call, head, body, request_id, answer)
                 elif probe:
                     handler.check_exports(store)
                     handler.initialize(store)
                 else:
-                    result = handler.handle(store, call, head, body, answer)
+                    response, in_segment = handler.handle(store, call, head, body, answer)
             except Trapped as caught:
                 trap = caught
             except EngineError as refused:
@@ -109,32 +109,26 @@ class GuestRunner:
             with self.ending:
                 self.current.invocation = call.fuel = None
             store.close()
-        total_ns = time.monotonic_ns() - call.started_ns
-        outcome, detail = classify(call, trap)
+        outcome, detail = OK, ""
+        if trap is not None or call.stopped is not None:
+            outcome, detail = classify(call, trap)
+        denials = call.refusals
+        if denials:
+            detail = "; ".join(part for part in (detail, *map(str, denials)) if part)
+        if call.denial is not None:
+            denials += (call.denial,)
+        if outcome is not OK:
+            response, in_segment = EMPTY
+        logs, lines = call.take_logs()
+        graphs = call.inferred
+        nn_ns, inferences, tensor_bytes = (
+            (0, 0, 0) if graphs is None else (graphs.time_ns, graphs.count, graphs.tensor_bytes)
+        )
+        store_ns = time.monotonic_ns() - call.started_ns - guest_ns
         receipt = Receipt(
-            fuel=used,
-            memory_peak_bytes=self.arena.peak_bytes,
-            cpu_ns=time.thread_time_ns() - cpu_ns,
-            store_ns=total_ns - guest_ns,
-            guest_ns=guest_ns,
-            nn_ns=graphs.time_ns,
-            host_calls=call.host_calls,
-            inferences=graphs.count,
-            tensor_bytes=graphs.tensor_bytes,
+            used, 0, arena.peak_bytes, 0, 0, store_ns, guest_ns, nn_ns, call.host_calls, inferences, tensor_bytes
         )
-        if outcome is not Outcome.OK:
-            result = EMPTY
-        logs, lines = call.logs.take()
-        ending = Ending(
-            outcome=outcome,
-            receipt=receipt,
-            response=result.inline,
-            logs=logs,
-            lines=lines,
-            detail="; ".join(part for part in (detail, *map(str, call.refusals)) if part),
-            denials=(*call.refusals, *([] if call.denial is None else [call.denial])),
-        )
-        return ending, result.segment_bytes
+        return Ending(outcome, receipt, response, logs, detail, lines, denials), in_segment
 
     def stop(self, number: int) -> None:
         """Ends this invocation, if it is the one that runs, as its deadline would; for another thread to call. A host

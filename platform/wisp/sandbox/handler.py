@@ -19,23 +19,14 @@ from wisp.wire.outcome import Outcome
 ENVELOPE_BYTES: Final = 12 + 8 * MAX_HEADERS + MAX_HEADER_BYTES
 """What a response message may take beside its body."""
 
-_values = (ctypes.c_char * (2 * RAW_BYTES))()
+_values = (ctypes.c_uint64 * (2 * RAW_BYTES // 8))()
 _values_at = ctypes.addressof(_values)
-_first = ctypes.c_uint64.from_address(_values_at)
-_second = ctypes.c_uint64.from_address(_values_at + RAW_BYTES)
+_SECOND: Final = RAW_BYTES // 8
 
 
-class Answer:
-    """A response message: `inline`, or the first `segment_bytes` of the answer segment."""
-
-    __slots__ = ("inline", "segment_bytes")
-
-    def __init__(self, *, inline: bytes, segment_bytes: int) -> None:
-        self.inline = inline
-        self.segment_bytes = segment_bytes
-
-
-EMPTY = Answer(inline=b"", segment_bytes=0)
+Answer = tuple[bytes, int]
+"""A response message: inline, or so many bytes at the start of the answer segment."""
+EMPTY: Final[Answer] = (b"", 0)
 
 
 class MissingExport(Exception):
@@ -68,9 +59,9 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
     alloc = required(store, b"wisp_alloc", EXTERN_FUNC)
     entry = required(store, b"wisp_handle", EXTERN_FUNC)
     length = len(head) + len(body)
-    _first.value = length
+    _values[0] = length
     store.call(alloc, _values_at, 1)
-    pointer = _first.value & 0xFFFFFFFF
+    pointer = _values[0] & 0xFFFFFFFF
     try:
         room = memory.view(call.arena, pointer, length)
     except memory.BadPointer:
@@ -81,10 +72,9 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
     room[: len(head)] = head
     if body:
         room[len(head) :] = body
-    _first.value = pointer
-    _second.value = length
+    _values[0], _values[_SECOND] = pointer, length
     store.call(entry, _values_at, 2)
-    packed = _first.value
+    packed = _values[0]
     length, pointer = packed & 0xFFFFFFFF, packed >> 32
     if length > min(call.link.response_bytes + ENVELOPE_BYTES, len(answer) - call.link.log_bytes):
         call.stop(Outcome.RESPONSE_TOO_LARGE, f"a response of {length} bytes, {call.link.response_bytes} are allowed")
@@ -96,5 +86,5 @@ def handle(store: Store, call: Invocation, head: bytes, body: bytes | memoryview
         return EMPTY
     if length > INLINE_BYTES:
         answer[:length] = view
-        return Answer(inline=b"", segment_bytes=length)
-    return Answer(inline=view.tobytes(), segment_bytes=0)
+        return b"", length
+    return view.tobytes(), 0

@@ -13,6 +13,8 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
 
 from wisp.policy.capabilities import CAPABILITIES, NN_MODULE, OWN_MODULE, WASI_MODULE
 from wisp.sandbox import capi, http, nn, wasi
@@ -30,8 +32,8 @@ FRONTS: dict[str, tuple[dict[str, HostFunction], int]] = {
 """Per import module: its functions, and the errno of a bad pointer."""
 
 _CELL = {"i32": "I12x", "i64": "Q8x"}
-_string_at = ctypes.string_at
-_result_at = ctypes.c_uint64.from_address
+PLACES: Final = 64
+"""On the engine's stack where one host function's arguments lie: few, since a guest calls in the same way each time."""
 
 
 class Current:
@@ -47,21 +49,24 @@ def raw_callback(
     current: Current, function: HostFunction, params: tuple[str, ...], has_result: bool, fault: int
 ) -> Callable[[int, int, int, int], int]:
     cells = struct.Struct("<" + "".join(_CELL[param] for param in params))
-    size, unpack = cells.size, cells.unpack
+    unpack_from = cells.unpack_from
+    kind = ctypes.c_uint64 * (max(len(params), 1) * capi.RAW_BYTES // 8)
+    values_at = lru_cache(maxsize=PLACES)(kind.from_address)
 
-    def callback(_env: int, _caller: int, values: int, _count: int) -> int:
+    def callback(_env: int, _caller: int, address: int, _count: int) -> int:
         call = current.invocation
         try:
             assert call is not None
             call.host_calls += 1
+            values = values_at(address)
             try:
-                result = function(call, *unpack(_string_at(values, size)))
+                result = function(call, *unpack_from(values))
             except BadPointer:
                 result = fault
             if isinstance(result, Stop):
                 return capi.make_trap(b"stopped by the host")
             if has_result:
-                _result_at(values).value = result
+                values[0] = result
         except BaseException as error:  # noqa: BLE001 - nothing may leave a ctypes callback
             if call is not None:
                 call.stop(Outcome.CHILD_LOST, f"{type(error).__name__} in a host function")

@@ -6,23 +6,17 @@ Host functions receive it; nothing of it outlives the request.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from wisp.sandbox.arena import Arena
 from wisp.sandbox.descriptors import Descriptors
 from wisp.sandbox.filesystem import FileTree
+from wisp.sandbox.graphs import Graphs
+from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.logs import LogBuffer
 from wisp.sandbox.outbound import OutboundLine, Responses
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Denial, Outcome, nn_fuel
-
-
-class Inferences(Protocol):
-    """The guest's handles into wasi-nn; see `sandbox.graphs`."""
-
-    count: int
-    time_ns: int
-    tensor_bytes: int
 
 
 class Fuel(Protocol):
@@ -38,16 +32,25 @@ class Stop:
 
 
 STOP = Stop()
+ARGUMENTS: Final = [b"function\0"]
 MAX_REFUSALS = 4
 """Refusals of one invocation that are told, where they do not end it."""
 
 
 class Invocation:
-    """Created before the guest starts. `stopped` is the outcome that the platform decided, if it did."""
+    """Created before the guest starts. `stopped` is the outcome that the platform decided, if it did.
+
+    What most guests never use is made when first asked for.
+    """
 
     __slots__ = (
         "_descriptors",
         "_files",
+        "_graphs",
+        "_lines",
+        "_logs",
+        "_outbound",
+        "_responses",
         "arena",
         "arguments",
         "deadline_ns",
@@ -57,14 +60,11 @@ class Invocation:
         "exit_code",
         "fuel",
         "host_calls",
-        "inferences",
         "link",
-        "logs",
         "nn_fuel",
         "number",
         "random_draws",
         "refusals",
-        "responses",
         "started_ns",
         "started_real_ns",
         "stopped",
@@ -77,25 +77,27 @@ class Invocation:
         link: FunctionLink,
         deadline_ns: int,
         arena: Arena,
-        inferences: Inferences,
+        lines: tuple[HostLine | None, HostLine | None] = (None, None),
         files: FileTree | None = None,
         outbound: OutboundLine | None = None,
     ) -> None:
-        """Without `files` there is the empty root."""
+        """`lines`: to the shared inference host, and to the tenant's own. Without `files` there is the empty root."""
         self.number = number
         self.link = link
         self.deadline_ns = deadline_ns
         self.arena = arena
-        self.inferences = inferences
-        self.logs = LogBuffer(link.log_bytes)
+        self._lines = lines
+        self._graphs: Graphs | None = None
+        self._logs: LogBuffer | None = None
         self._files = files
         self._descriptors: Descriptors | None = None
-        self.arguments: list[bytes] = [b"function\0"]
+        self.arguments = ARGUMENTS
         """NUL-terminated: the program's name, and no more."""
         self.environment: list[bytes] | None = None
         """NUL-terminated; None is the policy's own."""
-        self.responses = Responses(outbound)
-        self.refusals: list[Denial] = []
+        self._outbound = outbound
+        self._responses: Responses | None = None
+        self.refusals: tuple[Denial, ...] = ()
         """Those that did not end it."""
         self.denial: Denial | None = None
         """The one that did."""
@@ -112,8 +114,35 @@ class Invocation:
         self.detail = ""
 
     @property
+    def inferences(self) -> Graphs:
+        """The guest's handles into wasi-nn."""
+        if self._graphs is None:
+            self._graphs = Graphs(*self._lines)
+        return self._graphs
+
+    @property
+    def inferred(self) -> Graphs | None:
+        """The same, if it has asked for them."""
+        return self._graphs
+
+    @property
+    def logs(self) -> LogBuffer:
+        if self._logs is None:
+            self._logs = LogBuffer(self.link.log_bytes)
+        return self._logs
+
+    def take_logs(self) -> tuple[bytes, bytes]:
+        """See `LogBuffer.take`."""
+        return (b"", b"") if self._logs is None else self._logs.take()
+
+    @property
+    def responses(self) -> Responses:
+        if self._responses is None:
+            self._responses = Responses(self._outbound)
+        return self._responses
+
+    @property
     def descriptors(self) -> Descriptors:
-        """Made when first asked for: most handlers never do."""
         if self._descriptors is None:
             self._descriptors = Descriptors(self._files or FileTree(), self.logs)
         return self._descriptors
@@ -161,5 +190,5 @@ class Invocation:
         if len(self.refusals) < MAX_REFUSALS:
             denial = Denial(what=what, allow=allow)
             if denial not in self.refusals:
-                self.refusals.append(denial)
+                self.refusals += (denial,)
         return None

@@ -59,5 +59,7 @@ def write_u64(arena: Arena, pointer: int, value: int) -> None:
 
 def view(arena: Arena, pointer: int, length: int) -> memoryview:
     """The bytes themselves, valid until the guest runs on. A zero-length view is fine anywhere inside."""
-    check(arena, pointer, length)
-    return arena.memory[pointer : pointer + length]
+    end = pointer + length
+    if pointer < 0 or length < 0 or end > arena.size_bytes:
+        raise BadPointer(f"{length} bytes at {pointer}")
+    return arena.memory[pointer:end]

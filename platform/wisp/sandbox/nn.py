@@ -12,7 +12,6 @@ from enum import IntEnum
 
 from wisp.errors import InvalidFrame
 from wisp.sandbox import memory, remote
-from wisp.sandbox.graphs import Graphs
 from wisp.sandbox.hostline import HostLost
 from wisp.sandbox.invocation import STOP, Invocation, Stop
 from wisp.sandbox.outputs import bytes_of
@@ -66,12 +65,6 @@ OF_LOAD = {
 FORMER_TYPES = {2: ElementType.U8, 3: ElementType.I32}
 
 
-def _graphs(call: Invocation) -> Graphs:
-    graphs = call.inferences
-    assert isinstance(graphs, Graphs)
-    return graphs
-
-
 def load(call: Invocation, builders: int, count: int, encoding: int, target: int, out: int) -> int | Stop:
     memory.check(call.arena, memory.aligned(out, 4), 4)
     if encoding not in (ENCODING_ONNX, ENCODING_AUTODETECT):
@@ -91,7 +84,7 @@ def load(call: Invocation, builders: int, count: int, encoding: int, target: int
     if answer.status is not Inbound.OK:
         call.logs.write(f"[wasi-nn load: {answer.content.decode('utf-8', 'replace')}]\n".encode())
         return OF_LOAD.get(answer.status, Errno.RUNTIME_ERROR)
-    handle = _graphs(call).add_graph(*decode_model(answer.content))
+    handle = call.inferences.add_graph(*decode_model(answer.content))
     if handle is None:
         return Errno.BUSY
     memory.write_u32(call.arena, out, handle)
@@ -113,7 +106,7 @@ def load_by_name(call: Invocation, pointer: int, length: int, out: int) -> int |
                     f"[wasi-nn load_by_name: {name}: target: gpu, and this node has no GPU for it]\n".encode()
                 )
                 return Errno.UNSUPPORTED_OPERATION
-            handle = _graphs(call).add_graph(number, model)
+            handle = call.inferences.add_graph(number, model)
             if handle is None:
                 return Errno.BUSY
             memory.write_u32(call.arena, out, handle)
@@ -133,7 +126,7 @@ def load_by_name_with_config(
 
 
 def init_execution_context(call: Invocation, graph_handle: int, out: int) -> int:
-    graphs = _graphs(call)
+    graphs = call.inferences
     memory.check(call.arena, memory.aligned(out, 4), 4)
     graph = graphs.graphs.get(graph_handle)
     if graph is None:
@@ -157,7 +150,7 @@ def _element_type(spec: TensorSpec, number: int, dims: tuple[int, ...], length: 
 
 
 def set_input(call: Invocation, context_handle: int, index: int, record: int) -> int:
-    graphs = _graphs(call)
+    graphs = call.inferences
     context = graphs.contexts.get(context_handle)
     if context is None or index >= len(context.graph.model.inputs):
         return Errno.INVALID_ARGUMENT
@@ -182,7 +175,7 @@ def set_input(call: Invocation, context_handle: int, index: int, record: int) ->
 
 
 def compute(call: Invocation, context_handle: int) -> int | Stop:
-    graphs = _graphs(call)
+    graphs = call.inferences
     context = graphs.contexts.get(context_handle)
     if context is None or context.graph.unloaded:
         return Errno.INVALID_ARGUMENT
@@ -221,7 +214,7 @@ def compute(call: Invocation, context_handle: int) -> int | Stop:
 
 
 def get_output(call: Invocation, context_handle: int, index: int, buffer: int, room: int, written: int) -> int:
-    graphs = _graphs(call)
+    graphs = call.inferences
     context = graphs.contexts.get(context_handle)
     if context is None or index >= len(context.graph.model.outputs):
         return Errno.INVALID_ARGUMENT
@@ -241,7 +234,7 @@ def get_output(call: Invocation, context_handle: int, index: int, buffer: int, r
 
 def unload(call: Invocation, graph_handle: int) -> int:
     """WasmEdge's: the handle is gone at once, its contexts keep their outputs and compute no more."""
-    graph = _graphs(call).graphs.pop(graph_handle, None)
+    graph = call.inferences.graphs.pop(graph_handle, None)
     if graph is None:
         return Errno.INVALID_ARGUMENT
     graph.unloaded = True
@@ -249,7 +242,7 @@ def unload(call: Invocation, graph_handle: int) -> int:
 
 
 def finalize_execution_context(call: Invocation, context_handle: int) -> int:
-    return Errno.SUCCESS if _graphs(call).drop_context(context_handle) else Errno.INVALID_ARGUMENT
+    return Errno.SUCCESS if call.inferences.drop_context(context_handle) else Errno.INVALID_ARGUMENT
 
 
 def unsupported(_call: Invocation, *_arguments: int) -> int:

@@ -9,7 +9,6 @@ in time causes no tick at all.
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Final
 
 from wisp.sandbox import capi
@@ -46,6 +45,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_settime = ctypes.PyDLL(None).timer_settime
 
 
 class DeadlineTimer:
@@ -60,17 +60,17 @@ class DeadlineTimer:
         self._disarmed = _TimerSpec()
         self._armed_at = ctypes.byref(self._armed)
         self._disarmed_at = ctypes.byref(self._disarmed)
-        self._settime = _libc.timer_settime
+        self._value = self._armed.value
 
     def arm(self, deadline_ns: int) -> None:
         """`deadline_ns` on CLOCK_MONOTONIC; one that has passed already ticks at once."""
-        value = self._armed.value
-        value.s, value.ns = divmod(max(deadline_ns, 1), NS)
-        if self._settime(self._timer, TIMER_ABSTIME, self._armed_at, None) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        value = self._value
+        value.s, value.ns = divmod(deadline_ns if deadline_ns > 0 else 1, NS)
+        if _settime(self._timer, TIMER_ABSTIME, self._armed_at, None) != 0:
+            raise OSError("timer_settime")
 
     def disarm(self) -> None:
-        self._settime(self._timer, 0, self._disarmed_at, None)
+        _settime(self._timer, 0, self._disarmed_at, None)
 
     def close(self) -> None:
         if self._timer:

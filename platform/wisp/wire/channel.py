@@ -18,7 +18,10 @@ from wisp.errors import InvalidFrame
 MAX_FRAME_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 4
 ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
-TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
+JOINED_BYTES = 4096
+"""A payload that is copied behind its kind sooner than both are told to the kernel apart."""
+TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+CLOSE_ON_EXEC, NO_SIGNAL = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL)
 
 
 class Frame(NamedTuple):
@@ -40,10 +43,11 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 class Channel:
     """Blocking in the children, non-blocking under the router's event loop; the socket's own setting decides."""
 
-    __slots__ = ("sock",)
+    __slots__ = ("_room", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._room: memoryview | None = None
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
@@ -57,15 +61,18 @@ class Channel:
         if len(payload) >= MAX_FRAME_BYTES:
             raise ValueError(f"a frame of {len(payload) + 1} bytes, at most {MAX_FRAME_BYTES}")
         parts = (bytes((kind,)), payload)
-        if fds:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-            self.sock.sendmsg(parts, rights, socket.MSG_NOSIGNAL)
-        else:
-            self.sock.sendmsg(parts, (), socket.MSG_NOSIGNAL)
+        if not fds and len(payload) < JOINED_BYTES:
+            self.sock.send(b"".join(parts), NO_SIGNAL)
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else ()
+        self.sock.sendmsg(parts, rights, NO_SIGNAL)
 
     def receive(self) -> Frame | None:
         """The next frame, or None at end of file. Raises `InvalidFrame` if truncated, `BlockingIOError` if none."""
-        data, ancillary, flags, _ = self.sock.recvmsg(MAX_FRAME_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        room = self._room
+        if room is None:
+            room = self._room = memoryview(bytearray(MAX_FRAME_BYTES))
+        length, ancillary, flags, _ = self.sock.recvmsg_into((room,), ANCILLARY_BYTES, CLOSE_ON_EXEC)
         fds: tuple[int, ...] = ()
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -76,11 +83,11 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             raise InvalidFrame("a truncated frame")
-        if not data:
+        if not length:
             for fd in fds:
                 os.close(fd)
             return None
-        return Frame(data[0], data[1:], fds)
+        return Frame(room[0], room[1:length].tobytes(), fds)
 
     def receive_bare(self, room: bytearray) -> Frame | None:
         """As `receive`, from a peer that has no descriptors to send: the kernel closes those that come. `room`: of a

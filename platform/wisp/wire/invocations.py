@@ -73,9 +73,9 @@ class Kind(IntEnum):
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
 """invocation, handle, exchange head bytes, body bytes, deadline (CLOCK_MONOTONIC, ns)."""
-RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQQI")
+RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQI")
 """invocation, outcome, in segment, detail bytes, log bytes, response bytes, host calls, inferences, fuel, memory peak,
-cpu, store, guest, nn (ns), tensor bytes, line bytes: the last ones of the logs, which came by log mounts."""
+store, guest, nn (ns), tensor bytes, line bytes: the last ones of the logs, which came by log mounts."""
 HANDLE = struct.Struct("<I")
 THREAD = struct.Struct("<I")
 STOP = struct.Struct("<Q")
@@ -168,33 +168,36 @@ def _model(fields: dict[str, Any]) -> ModelLink:
 
 def encode_result(invocation: int, ending: Ending, in_segment: int | None = None) -> bytes:
     """With `in_segment` that many bytes of response lie at the start of the answer segment, the logs right behind."""
-    receipt = ending.receipt
-    detail = one_line(ending.detail).encode("utf-8", "replace")[:MAX_DETAIL_BYTES]
-    for denial in ending.denials[:MAX_DENIALS]:
-        texts = (one_line(text)[:MAX_DENIAL_CHARS] for text in (denial.what, denial.allow))
-        detail += f"{DENIAL_SEPARATOR}{FIELD_SEPARATOR.join(texts)}".encode("utf-8", "replace")
-    detail = detail[:MAX_TOLD_BYTES]
+    outcome, receipt, response, logs, detail, lines, denials = ending
+    told = _told(detail, denials) if detail or denials else b""
     head = RESULT_HEAD.pack(
         invocation,
-        NUMBERS[ending.outcome],
+        NUMBERS[outcome],
         in_segment is not None,
-        len(detail),
-        len(ending.logs) + len(ending.lines),
-        len(ending.response) if in_segment is None else in_segment,
+        len(told),
+        len(logs) + len(lines),
+        len(response) if in_segment is None else in_segment,
         receipt.host_calls,
         receipt.inferences,
         receipt.fuel,
         receipt.memory_peak_bytes,
-        receipt.cpu_ns,
         receipt.store_ns,
         receipt.guest_ns,
         receipt.nn_ns,
         receipt.tensor_bytes,
-        len(ending.lines),
+        len(lines),
     )
     if in_segment is not None:
-        return head + detail
-    return b"".join((head, detail, ending.response, ending.logs, ending.lines))
+        return head + told
+    return b"".join((head, told, response, logs, lines))
+
+
+def _told(detail: str, denials: tuple[Denial, ...]) -> bytes:
+    told = one_line(detail).encode("utf-8", "replace")[:MAX_DETAIL_BYTES]
+    for denial in denials[:MAX_DENIALS]:
+        texts = (one_line(text)[:MAX_DENIAL_CHARS] for text in (denial.what, denial.allow))
+        told += f"{DENIAL_SEPARATOR}{FIELD_SEPARATOR.join(texts)}".encode("utf-8", "replace")
+    return told[:MAX_TOLD_BYTES]
 
 
 def bytes_in_segment(payload: bytes, answer_bytes: int) -> tuple[int, int]:
@@ -218,12 +221,12 @@ def decode_result(payload: bytes, answer: memoryview, *, taken_out: bool = False
     try:
         (
             invocation, number, in_segment, detail_bytes, log_bytes, response_bytes, host_calls, inferences,
-            fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes, line_bytes,
+            fuel, memory_peak, store_ns, guest_ns, nn_ns, tensor_bytes, line_bytes,
         ) = RESULT_HEAD.unpack_from(payload)  # fmt: skip
         outcome = CODES[number]
     except (struct.error, IndexError) as error:
         raise InvalidFrame("a result that is none") from error
-    if max(fuel, memory_peak, cpu_ns, store_ns, guest_ns, nn_ns, tensor_bytes) > MAX_NUMBER:
+    if max(fuel, memory_peak, store_ns, guest_ns, nn_ns, tensor_bytes) > MAX_NUMBER:
         raise InvalidFrame("a result with an impossible receipt")
     at = RESULT_HEAD.size + detail_bytes
     if at > len(payload):
@@ -241,7 +244,7 @@ def decode_result(payload: bytes, answer: memoryview, *, taken_out: bool = False
     if log_bytes:
         split = end + log_bytes - line_bytes
         logs, lines = bytes(source[end:split]), bytes(source[split : end + log_bytes])
-    receipt = Receipt(fuel, 0, memory_peak, cpu_ns, 0, store_ns, guest_ns, nn_ns, host_calls, inferences, tensor_bytes)
+    receipt = Receipt(fuel, 0, memory_peak, 0, 0, store_ns, guest_ns, nn_ns, host_calls, inferences, tensor_bytes)
     response = source[start:end] if taken_out and in_segment else bytes(source[start:end])
     return invocation, Ending(outcome, receipt, response, logs, detail, lines, denials)
 

@@ -40,9 +40,9 @@ class Receipt(NamedTuple):
     """What one invocation used. Times are nanoseconds, sizes bytes; `fuel` is wasmtime's unit (about one per operator).
 
     `fuel` is the guest's as the engine reports it (0 after a trap by signal, which is why `cpu_ns` is measured beside
-    it) and, with it, `nn_fuel`: what its inference was charged. A sandbox reports the former alone; the router adds the
-    latter from the inference host's meter, and replaces every number that it can measure itself. A tuple, as `Ending`
-    is: a request makes three of them, and a frozen dataclass takes four times as long to make.
+    it) and, with it, `nn_fuel`: what its inference was charged. A sandbox reports the former alone, and no `cpu_ns`:
+    the router adds both, the one from the inference host's meter, and measures itself whatever it can. A tuple, as
+    `Ending` is: a request makes three of them, and a frozen dataclass takes four times as long to make.
     """
 
     fuel: int = 0
