@@ -238,6 +238,7 @@ class Dispatcher:
             hosts=await self._hostfiles.segment(plan.hosts) if plan.hosts else None,
             abandoned=partial(self._note_abandoned, target, turn, body.size_bytes),
             weight=plan.weight,
+            self_contained=plan.self_contained and not large,
         )
         if grants.inline_models:
             job.inline = self._inline.serve(target.tenant, len(plan.link.models), own=plan.brings_own)

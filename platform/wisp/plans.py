@@ -68,6 +68,8 @@ class Plan:
     """Whether a guest may need the tenant's own inference host."""
     brings_own: bool
     """Whether what its guests bring is opened in the tenant's own host; it never is beside a GPU."""
+    self_contained: bool
+    """Whether its guests reach nothing outside their sandbox: no inference, no other host."""
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
 
@@ -263,6 +265,7 @@ class Plans:
             weight=tenant_class.weight,
             needs_own=bool(own_models) or brings_own,
             brings_own=brings_own,
+            self_contained=binding is None and not grants.allowed_outbound_hosts,
             guarded=_guarded(entry, version),
         )
 

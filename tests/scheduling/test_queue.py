@@ -207,3 +207,31 @@ async def test_whatever_happens_the_books_balance_and_someone_is_served(steps: l
         serve(queue, MS)
         waiting -= 1
     assert queue.pop(anybody) is None
+
+
+async def test_the_next_of_a_tenant_goes_only_in_its_turn() -> None:
+    queue = queue_of()
+    first, second, other = waiter("one"), waiter("one"), waiter("two")
+    queue.push(first)
+    queue.push(second)
+    assert queue.next_of("two", lambda _: True) is None
+    assert queue.next_of("one", lambda _: False) is None
+    assert queue.next_of("one", lambda _: True) is first
+    queue.push(other)
+    assert queue.next_of("one", lambda _: True) is None  # its turn is to be found first, among two
+    assert serve(queue, 3 * MS) == "one"
+    assert queue.length == 1
+
+
+async def test_what_is_put_back_is_the_next_of_its_tenant_whatever_the_bounds() -> None:
+    queue = queue_of(per_tenant=2, total=2)
+    first, second, third = waiter("one"), waiter("one"), waiter("one")
+    queue.push(first)
+    queue.push(second)
+    assert queue.pop(anybody) is first
+    queue.push(third)
+    queue.put_back(first)
+    assert [queue.pop(anybody) for _ in range(4)] == [first, second, third, None]
+    queue.put_back(first)
+    queue.discard(first)
+    assert (queue.length, queue.waiting_ns) == (0, 0)

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import threading
+import time
 
 from wisp.errors import InvalidFrame
 from wisp.policy.choices import MountSource
@@ -21,6 +22,7 @@ from wisp.sandbox.mapping import MappedBundle
 from wisp.sandbox.modules import LinkedModules
 from wisp.sandbox.outbound import OutboundLine
 from wisp.sandbox.pagemap import open_pagemap
+from wisp.sandbox.sentahead import SentAhead
 from wisp.sandbox.shifts import Shifts, slowed_down
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
@@ -30,6 +32,7 @@ from wisp.wire.invocations import (
     INLINE_BYTES,
     INVOKE_HEAD,
     MAX_DETAIL_BYTES,
+    SKIPPED,
     THREAD,
     FunctionLink,
     Kind,
@@ -61,6 +64,9 @@ class Sandbox:
         self.modules = LinkedModules(self.runner.engine, self.runner.linker)
         self.line: HostLine | None = None
         self.own_line: HostLine | None = None
+        self.ahead = SentAhead()
+        self.holds_answer = False
+        """The last one lies in the segment: the router has taken it once it sends what was not sent ahead."""
 
     def shift(self, ready: dict[str, object]) -> bool:
         """Serves on this thread. True: it was slowed down; another is to go on. False: the router closed its end.
@@ -79,7 +85,7 @@ class Sandbox:
             if frame is None:
                 return False
             self.take(frame)
-            if frame.kind in (Kind.INVOKE, Kind.LAID) and slowed_down(urgency):
+            if frame.kind in (Kind.INVOKE, Kind.LAID, Kind.NEXT) and slowed_down(urgency):
                 return True
 
     def next(self) -> Frame | None:
@@ -89,7 +95,10 @@ class Sandbox:
         return self.channel.receive()
 
     def take(self, frame: Frame) -> None:
-        if frame.kind in (Kind.INVOKE, Kind.LAID, Kind.PROBE):
+        if frame.kind == Kind.NEXT:
+            self.go_on(frame)
+        elif frame.kind in (Kind.INVOKE, Kind.LAID, Kind.PROBE):
+            self.holds_answer = False
             self.invoke(frame)
         elif frame.kind == Kind.MODULE:
             self.add_module(frame)
@@ -136,8 +145,28 @@ class Sandbox:
         else:
             self.line = line
 
-    def invoke(self, frame: Frame) -> None:
+    def go_on(self, frame: Frame) -> None:
+        """With one that was sent ahead."""
+        number, _, _, _, timeout_ns = INVOKE_HEAD.unpack_from(frame.payload)
+        if not self.ahead.begin(number):
+            return
+        if self.holds_answer:
+            self.channel.send(Kind.SKIPPED, SKIPPED.pack(number))
+            return
+        self.invoke(frame, time.monotonic_ns() + timeout_ns)
+
+    def stop(self, number: int, unbegun: bool) -> None:
+        """For the main thread: ends the invocation, or takes it back where it has not begun."""
+        if not unbegun:
+            self.runner.stop(number)
+        elif self.ahead.withdraw(number):
+            self.channel.send(Kind.SKIPPED, SKIPPED.pack(number))
+
+    def invoke(self, frame: Frame, begun_until_ns: int = 0) -> None:
+        """`begun_until_ns`: its deadline, where the frame does not tell it."""
         number, handle, head_bytes, body_bytes, deadline_ns = INVOKE_HEAD.unpack_from(frame.payload)
+        if begun_until_ns:
+            deadline_ns = begun_until_ns
         start = INVOKE_HEAD.size
         head = frame.payload[start : start + head_bytes]
         try:
@@ -213,6 +242,7 @@ class Sandbox:
             use_segment = True
         else:
             use_segment = in_segment > 0
+        self.holds_answer = use_segment
         if use_segment:
             self.answer.view[in_segment : in_segment + len(logs)] = logs
         self.channel.send(Kind.RESULT, encode_result(number, ending, in_segment if use_segment else None))
@@ -242,7 +272,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     stop_fd = options.get("stop_fd", -1)
-    Shifts(lambda: sandbox.shift(ready), sandbox.runner.stop, stop_fd=stop_fd, over_fd=over_fd).run()
+    Shifts(lambda: sandbox.shift(ready), sandbox.stop, stop_fd=stop_fd, over_fd=over_fd).run()
 
 
 if __name__ == "__main__":

@@ -29,10 +29,12 @@ def slowed_down(urgency: int) -> bool:
 
 class Shifts:
     """`work` is called on a thread again and again: it returns True for another shift, False to end the process, which
-    also ends with whatever it raises. `stop` is called, on the main thread, with the numbers that come by `stop_fd`.
+    also ends with whatever it raises. `stop` is called, on the main thread, with what comes by `stop_fd` (`STOP`).
     `over_fd`: an eventfd, made before the walls were raised."""
 
-    def __init__(self, work: Callable[[], bool], stop: Callable[[int], None], *, stop_fd: int, over_fd: int) -> None:
+    def __init__(
+        self, work: Callable[[], bool], stop: Callable[[int, bool], None], *, stop_fd: int, over_fd: int
+    ) -> None:
         self._work = work
         self._stop = stop
         self._stop_fd = stop_fd

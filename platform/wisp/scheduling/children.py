@@ -89,6 +89,8 @@ class Child:
             raise ChildLost(f"{self.module} is gone")
         try:
             self._channel.send(kind, payload, fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ChildLost(f"{self.module} is gone") from error  # once what it has said is read, its end is
         except OSError as error:
             self._end(f"it takes no frames ({error})")
             raise ChildLost(f"{self.module} is gone") from error
@@ -106,6 +108,8 @@ class Child:
             frame = self._channel.receive_bare(ROOM)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            return True  # it died with frames that it had not read; what it has said comes next, then its end
         except (OSError, InvalidFrame) as error:
             self._end(str(error))
             return False

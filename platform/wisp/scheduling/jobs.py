@@ -58,6 +58,8 @@ class Job:
     bundle: BundleSegment | None = None
     hosts: BundleSegment | None = None
     probe: bool = False
+    self_contained: bool = False
+    """It reaches nothing outside its sandbox, and its body, if it has one, fits a frame."""
     weight: int = 1
     """The tenant's share beside others that wait."""
     outbound: Outbound | None = None

@@ -77,6 +77,7 @@ class Lines:
         self.shared = Line(slot, measure, own=False)
         self.own = Line(slot, measure, own=True)
         self._own_hosts = own_hosts
+        self._number = 0
         self.leases: contextlib.ExitStack | None = None
         """Of the models that the invocation may use, those that the guest brought among them."""
 
@@ -84,7 +85,7 @@ class Lines:
         self, child: Child, job: Job, host: InferenceHost, binding: Binding, number: int, deadline_ns: int
     ) -> None:
         """`host`: of the job's `models`. What it may infer with stays loaded until `close`."""
-        self.leases = contextlib.ExitStack()
+        self.leases, self._number = contextlib.ExitStack(), number
         # A host that is gone is no reason to refuse: the guest gets an errno if it infers before the next is there.
         with contextlib.suppress(ChildLost):
             if job.models or job.remote is not None or (job.inline is not None and not job.needs_own):
@@ -96,11 +97,11 @@ class Lines:
         if job.needs_own:
             self.leases.enter_context(self._own_hosts.lease(job.tenant, job.own_models))
 
-    def close(self, number: int) -> None:
+    def close(self) -> None:
         """The invocation has ended, whether or not it could infer."""
         if self.leases is not None:
-            self.shared.close(number)
-            self.own.close(number)
+            self.shared.close(self._number)
+            self.own.close(self._number)
             self.leases.close()
             self.leases = None
 

@@ -25,6 +25,7 @@ class Measure:
         """By whether the line is to a tenant's own host."""
         self._clock = 0
         self._cpu_ns = 0
+        self._ended_cpu_ns = 0
         self._began_ns = 0
         self._number = 0
         self._asked_ns = 0
@@ -53,6 +54,11 @@ class Measure:
         self._number, self._metered, self._asked_ns = number, NOTHING, 0
         self._began_ns = time.monotonic_ns()
         self._cpu_ns = self._clock_ns()
+
+    def go_on(self, number: int, since_ns: int) -> None:
+        """The next begins where the last one ended. `since_ns`: when it was sent."""
+        self._number, self._metered, self._asked_ns = number, NOTHING, 0
+        self._began_ns, self._cpu_ns = since_ns, self._ended_cpu_ns
 
     def _clock_ns(self) -> int:
         try:
@@ -89,13 +95,14 @@ class Measure:
         if metered is not NOTHING:
             nn_ns = min(metered.nn_ns, wall_ns * MOST_THREADS)  # a slot infers one thing at a time
             charged = nn_fuel(nn_ns)
+        self._ended_cpu_ns = self._clock_ns()
         fuel, store_ns, guest_ns = claimed.fuel, claimed.store_ns, claimed.guest_ns
         memory_peak_bytes = claimed.memory_peak_bytes
         return Receipt(
             (fuel if fuel < link.fuel else link.fuel) + charged,
             charged,
             memory_peak_bytes if memory_peak_bytes < link.memory_bytes else link.memory_bytes,
-            self._clock_ns() - self._cpu_ns,
+            self._ended_cpu_ns - self._cpu_ns,
             0,
             store_ns if store_ns < wall_ns else wall_ns,
             guest_ns if guest_ns < wall_ns else wall_ns,

@@ -98,6 +98,33 @@ class FairQueue(Generic[W]):
         lane.waiting_ns += waiter.expected_ns
         self.waiting_ns += waiter.expected_ns
 
+    def put_back(self, waiter: W, weight: int = 1) -> None:
+        """One that had its turn, and did not get it: it is the next of its tenant again, whatever the bounds."""
+        lane = self._lanes.get(waiter.tenant)
+        if lane is None:
+            lane = self._debtors.pop(waiter.tenant, None) or Lane()
+            lane.settle(self._clock_ns())
+            self._lanes[waiter.tenant] = lane
+        lane.weight = weight
+        lane.waiters.appendleft(waiter)
+        self.length += 1
+        lane.waiting_ns += waiter.expected_ns
+        self.waiting_ns += waiter.expected_ns
+
+    def next_of(self, tenant: str, may_go: Callable[[W], bool]) -> W | None:
+        """The next waiter, if it is this tenant's turn and it may go. It costs no turn of anybody else's."""
+        if not self._lanes:
+            return None
+        name = next(iter(self._lanes))
+        lane = self._lanes[name]
+        if name != tenant or (lane.deficit_ns <= 0 and len(self._lanes) > 1):
+            return None
+        waiter = lane.waiters[0]
+        if not may_go(waiter):
+            return None
+        self._take_out(lane, waiter)
+        return waiter
+
     def pop(self, may_take: Callable[[str, bool], bool]) -> W | None:
         """The next waiter that still waits, of those whose tenant `may_take` it now (tenant, whether it is brief). Its
         turn is still to be charged."""

@@ -18,6 +18,9 @@ HEAVY_NS: Final = 20_000_000
 """A guest that has used more of a core goes on less urgently than everything else."""
 OVERSTAY_NS: Final = 250_000_000
 """A run of a brief function that takes longer, and has used more than a brief one does, is none."""
+QUICK_NS: Final = 2_000_000
+KNOWN_RUNS: Final = 8
+"""A function of which so many runs are known, and that hardly ever uses more, is quick."""
 ABUSE_NS: Final = 1_000_000_000
 ABUSE_OWN_NS: Final = 2 * BRIEF_NS
 """... and none that has held its sandbox and used as much as this was ever meant to be."""
@@ -54,7 +57,7 @@ class Usual:
 class RunTime(Usual):
     """Of one function: how long it holds a sandbox, and beside it `own`, what it has used itself."""
 
-    __slots__ = ("brief", "cpu_ns", "own")
+    __slots__ = ("brief", "cpu_ns", "own", "spills")
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +65,8 @@ class RunTime(Usual):
         self.cpu_ns = 0.0
         self.brief = False
         """Of what is not known yet it is not assumed."""
+        self.spills = False
+        """Its last answer was too large for a frame."""
 
     def note(self, took_ns: int, own_ns: int | None = None) -> None:
         """`own_ns`: None where nobody can tell; it is taken for all of it then."""
@@ -73,6 +78,11 @@ class RunTime(Usual):
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4
+
+    @property
+    def quick(self) -> bool:
+        """So brief that another may be sent behind it."""
+        return self.brief and self.own.high_ns <= QUICK_NS and self.runs >= KNOWN_RUNS and not self.spills
 
     @property
     def heavy(self) -> bool:

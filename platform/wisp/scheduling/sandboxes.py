@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, QueueTimeout
+from wisp.scheduling.ahead import WAKING_NS
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.idleness import STEP_NS
-from wisp.scheduling.jobs import Job, Lost
-from wisp.scheduling.queue import FairQueue, Waiter
+from wisp.scheduling.jobs import Job
+from wisp.scheduling.queue import FairQueue
+from wisp.scheduling.runs import Run
 from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, OVERSTAY_NS, RunTime, RunTimes
 from wisp.scheduling.shares import Shares
 from wisp.scheduling.slots import Sandbox
@@ -33,43 +35,9 @@ WATCH_S = STEP_NS / NS
 """How often running guests are looked at, while any runs."""
 
 
-class Run(Waiter[Ending | None]):
-    """One request in the pool: it waits for a sandbox, unless one is free, and is run in it. `granted` resolves to how
-    its guest ended; to None where it has to wait again, since its models have gone meanwhile."""
-
-    __slots__ = ("expiry", "job", "number", "queued_ns", "sandbox", "since_ns")
-
-    def __init__(self, job: Job, runtime: RunTime, loop: asyncio.AbstractEventLoop, *, brief: bool) -> None:
-        super().__init__(job.tenant, runtime, loop, brief=brief)
-        self.job = job
-        self.number = 0
-        self.sandbox: Sandbox | None = None
-        """Where it runs, or has run."""
-        self.since_ns = 0
-        self.queued_ns = 0
-        self.expiry: asyncio.TimerHandle | None = None
-
-    def leave_queue(self, now_ns: int) -> None:
-        self.queued_ns = now_ns - self.since_ns
-        if self.expiry is not None:
-            self.expiry.cancel()
-            self.expiry = None
-
-    def fail(self, error: Exception) -> None:
-        if not self.granted.done():
-            self.granted.set_exception(error)
-
-    def bill(self) -> None:
-        """It ended in the very moment in which its caller went away."""
-        error = self.granted.exception()  # looked at in any case: nobody else waits for it any more
-        if isinstance(error, Lost):
-            receipt = error.receipt
-        elif error is None and (ending := self.granted.result()) is not None:
-            receipt = ending.receipt
-        else:
-            return
-        if self.job.abandoned is not None:
-            self.job.abandoned(receipt)
+def may_go_ahead(run: Run) -> bool:
+    """Behind another that runs still."""
+    return run.brief and run.job.self_contained and not run.skipped and run.runtime.quick
 
 
 class Sandboxes:
@@ -139,11 +107,13 @@ class Sandboxes:
             if job.models or job.needs_own:
                 while not self._has_models(job):  # another may have made room for itself before this goes on
                     await self._ensure_models(job)
-            run = Run(job, runtime, loop, brief=brief)
-            if self._idle and self._shares.may_take(job.tenant, brief):
+            run = Run(job, runtime, loop, brief=brief, timeout_s=queue_timeout_s)
+            if (ahead := self._with_room(run)) is not None:
+                self._send_ahead(run, ahead)
+            elif self._idle and self._shares.may_take(job.tenant, brief):
                 self._begin(run, self._take_idle(job))
             else:
-                self._enqueue(run, queue_timeout_s, loop)
+                self._enqueue(run, loop)
             try:
                 ending = await run.granted
             except asyncio.CancelledError:
@@ -168,25 +138,77 @@ class Sandboxes:
         if job.needs_own:
             await self.own_hosts.ensure(job.tenant, job.own_models)
 
-    def _enqueue(self, run: Run, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _enqueue(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
         """Raises `Overloaded`, `TooManyInflight`, and `QueueTimeout` where it could hardly be served in time."""
-        job = run.job
+        job, timeout_s = run.job, run.timeout_s
         if not job.probe and not self._is_hopeful(timeout_s):
             refuse_hopeless(self._expect(job.tenant, job.weight, brief=run.brief), timeout_s)
         self._queue.push(run, job.weight)
-        run.since_ns = time.monotonic_ns()
-        run.expiry = loop.call_later(timeout_s, self._expire, run, timeout_s)
+        run.expiry = loop.call_later(timeout_s, self._expire, run)
+
+    def _with_room(self, run: Run) -> Sandbox | None:
+        """Where it goes behind another of its tenant's, if it does; as few as can be before it."""
+        run.since_ns = now_ns = time.monotonic_ns()
+        if self._queue.length or not may_go_ahead(run) or (self._idle and run.runtime.cpu_ns > WAKING_NS):
+            return None
+        found: Sandbox | None = None
+        for sandbox in self.slots:
+            turn = sandbox.turn
+            if turn is not None and turn.tenant == run.tenant and sandbox.takes_ahead(now_ns):
+                if not sandbox.ahead.runs:
+                    return sandbox
+                found = found or sandbox
+        return found
+
+    def _send_ahead(self, run: Run, sandbox: Sandbox) -> bool:
+        run.sandbox, run.number, run.ahead = sandbox, next(self._numbers), True
+        run.sent_ns = time.monotonic_ns()
+        try:
+            sandbox.send_ahead(run)
+        except ChildLost:
+            self.put_back(run)
+            return False
+        except Exception as error:  # noqa: BLE001 - this request's own, as in `_begin`
+            run.ahead = False
+            sandbox.kill("a request could not be given to it whole")
+            run.fail(error)
+            return False
+        return True
+
+    def _fill(self, sandbox: Sandbox) -> None:
+        """What waits, and comes next, goes behind what runs there, where it may."""
+        turn = sandbox.turn
+        while turn is not None and self._queue.length and sandbox.takes_ahead(turn.granted_ns):
+            run = self._queue.next_of(turn.tenant, may_go_ahead)
+            if run is None:
+                return
+            run.leave_queue(run.since_ns)
+            if not self._send_ahead(run, sandbox):
+                return
+
+    def put_back(self, run: Run) -> None:
+        """One that was sent ahead and has not begun: it waits again, as the next of its tenant."""
+        run.ahead, run.skipped, run.sandbox, run.sent_ns = False, True, None, 0
+        if run.granted.done():  # its caller has gone
+            return
+        if self.stopping:
+            run.fail(ChildLost("the platform stops"))
+            return
+        self._queue.put_back(run, run.job.weight)
+        left_s = run.timeout_s - (time.monotonic_ns() - run.since_ns) / NS
+        run.expiry = asyncio.get_running_loop().call_later(max(0.0, left_s), self._expire, run)
+        self._grant(None)
 
     def _is_hopeful(self, timeout_s: float) -> bool:
         """Whether no estimate could say otherwise: all that runs is brief, and what waits is little."""
         longest_ns = BRIEF_NS + self._queue.waiting_ns / self._shares.most(brief=False)
         return not self._shares.long and longest_ns < timeout_s * NS
 
-    def _expire(self, run: Run, timeout_s: float) -> None:
+    def _expire(self, run: Run) -> None:
         run.expiry = None
         self._queue.discard(run)
         retry_after_s = self._expect(run.tenant, run.job.weight, brief=run.brief).retry_after_s
-        message = f"no sandbox came free within {timeout_s:g} s; try again"
+        message = f"no sandbox came free within {run.timeout_s:g} s; try again"
         run.fail(QueueTimeout(message, retry_after_s=retry_after_s))
 
     def _leave(self, run: Run) -> None:
@@ -196,6 +218,8 @@ class Sandboxes:
             self._queue.discard(run)
         if not run.granted.cancelled():
             run.bill()
+        elif run.ahead and run.sandbox is not None:
+            run.sandbox.take_back(run)
         elif run.sandbox is not None:
             run.sandbox.abandon(run.number)
 
@@ -211,19 +235,18 @@ class Sandboxes:
         )
 
     def _take_idle(self, job: Job) -> Sandbox:
-        """One that has the module, if one does; else the one that was used last."""
+        """The one that was used last of those that have the module, or of all."""
         idle = self._idle
-        for at, sandbox in enumerate(idle):
-            if sandbox.has(job.link):
+        for at in range(len(idle) - 1, -1, -1):
+            if idle[at].has(job.link):
                 return idle.pop(at)
         return idle.pop()
 
     def _begin(self, run: Run, sandbox: Sandbox) -> None:
-        job = run.job
         turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
         run.sandbox, run.number = sandbox, next(self._numbers)
         try:
-            sandbox.start(job, run.number, run.granted)
+            sandbox.start(run)
         except ChildLost as error:
             run.fail(error)  # its successor reports in by itself
             return
@@ -237,7 +260,7 @@ class Sandboxes:
         if self._watching is None:
             self._watch_soon()
 
-    def release(self, sandbox: Sandbox, *, cpu_ns: int | None = None, nn_ns: int = 0) -> None:
+    def release(self, sandbox: Sandbox, *, cpu_ns: int | None = None, nn_ns: int = 0, began: bool = True) -> None:
         """Its turn is over. `cpu_ns`, `nn_ns`: what its guest has used, if one ran in it to its end. A sandbox that
         died since is not passed on: its successor reports in when it is ready."""
         turn, sandbox.turn = sandbox.turn, None
@@ -248,10 +271,24 @@ class Sandboxes:
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
                 own_ns = turn.own_ns(cpu_ns, nn_ns)
+            if not began:
+                turn.began_ns = 0
             self._turns.close(turn, whole=cpu_ns is not None, own_ns=own_ns)
         if sandbox.ready:
-            self._idle.append(sandbox)
+            if sandbox.ahead.runs:
+                self._go_on(sandbox)
+            else:
+                self._idle.append(sandbox)
         self._grant(turn)
+
+    def _go_on(self, sandbox: Sandbox) -> None:
+        """With what was sent ahead: of the same tenant, and as brief as what ran, so that all shares stay."""
+        now_ns = time.monotonic_ns()
+        run = sandbox.go_on(now_ns)
+        run.leave_queue(now_ns)
+        turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
+        self._turns.begin(turn)
+        self._fill(sandbox)
 
     def _grant(self, ended: Turn | None) -> None:
         """To whoever waits, what has become possible by this turn's end."""
@@ -261,7 +298,8 @@ class Sandboxes:
                 return
             run.leave_queue(time.monotonic_ns())
             if not (run.job.models or run.job.needs_own) or self._has_models(run.job):
-                self._begin(run, self._idle.pop())
+                self._begin(run, sandbox := self._idle.pop())
+                self._fill(sandbox)
                 if ended is not None and run.tenant == ended.tenant and run.brief is ended.brief:
                     return  # shares are what they were, and nobody who waits had one left then
             else:  # the host died, or a model made room: it waits for that, but in no sandbox
@@ -287,6 +325,7 @@ class Sandboxes:
             self._turns.watch(turn, turn.own_ns(cpu_ns))
             if cpu_ns > HEAVY_NS:
                 slot.slow_down()
+            slot.watch(now_ns)
         if held and not self.stopping:
             self._watch_soon()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wisp.errors import ChildLost, InvalidFrame
+from wisp.scheduling.ahead import DEPTH, GIVE_BACK_NS, OVERDUE_NS, SKIPPED_CPU_NS, Ahead
 from wisp.scheduling.answers import SLICE_BYTES, take_out
 from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.bodyrooms import BodyRoom
@@ -26,6 +27,7 @@ from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.lines import Lines
 from wisp.scheduling.loaded import Loaded
 from wisp.scheduling.measures import Measure
+from wisp.scheduling.runs import Run
 from wisp.scheduling.turns import Turn
 from wisp.wire.channel import Frame
 from wisp.wire.confinement import Limits
@@ -33,6 +35,7 @@ from wisp.wire.invocations import (
     FAILED_HEAD,
     INLINE_BYTES,
     INVOKE_HEAD,
+    SKIPPED,
     STOP,
     THREAD,
     FunctionLink,
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 0.25
+GRACE_NS = 250_000_000
 """Past the deadline, before the process is killed: for a host call to notice, and for the answer to be copied."""
 ABANDON_S = 0.25
 """How long a guest that was told to stop may go on before its process is killed: a host call may have to end first."""
@@ -66,7 +69,6 @@ class Sandbox:
         self.slot = slot
         self._answer = Segment.create("answer", pool.answer_bytes)
         self._body = BodyRoom()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._taking: asyncio.Task[None] | None = None
         """A large answer's way out of the segment."""
         self._child: Child | None = None
@@ -74,12 +76,10 @@ class Sandbox:
         self._measure = Measure()
         self._lines = Lines(slot, self._measure, pool.own_hosts)
         self._calls = GuestCalls(slot, pool.answer_bytes, self._measure, send=self._send, kill=self.kill)
-        self._running: asyncio.Future[Ending | None] | None = None
-        """Who waits for the ending; it is cancelled where nobody does any more."""
-        self._job: Job | None = None
-        self._number = 0
+        self._run: Run | None = None
+        """What runs, or has run and is not concluded."""
+        self.ahead = Ahead()
         self._deadline_ns = 0
-        self._overrun: asyncio.TimerHandle | None = None
         self._delay_s = FIRST_DELAY_S
         self.ready = False
         self.turn: Turn | None = None
@@ -96,7 +96,7 @@ class Sandbox:
 
     @property
     def busy(self) -> bool:
-        return self._running is not None
+        return self._run is not None
 
     def has(self, link: FunctionLink) -> bool:
         return link.module in self._loaded
@@ -104,7 +104,6 @@ class Sandbox:
     def spawn(self) -> None:
         if self._pool.stopping:
             return
-        self._loop = asyncio.get_running_loop()
         hears_fd, self._stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self._child = Child(
@@ -124,13 +123,12 @@ class Sandbox:
             os.close(hears_fd)
         self._measure.follow(self._child.pid)
 
-    def start(self, job: Job, number: int, running: asyncio.Future[Ending | None]) -> None:
-        """Sends the job; `running` will be its ending, or `ChildLost`. Raises `ChildLost` at once if the process is
+    def start(self, run: Run) -> None:
+        """Sends its job; `granted` will be its ending, or `ChildLost`. Raises `ChildLost` at once if the process is
         gone."""
-        child, loop = self._child, self._loop
+        child, job, number = self._child, run.job, run.number
         assert child is not None
-        assert loop is not None
-        assert self._running is None
+        assert self._run is None
         deadline_ns = time.monotonic_ns() + job.timeout_ns
         self._measure.begin(number)
         self._loaded.bring(child, job)
@@ -142,9 +140,63 @@ class Sandbox:
             self._body.lay(job.body_parts)
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
-        self._running, self._job, self._number = running, job, number
-        self._deadline_ns = deadline_ns
-        self._overrun = loop.call_later(job.timeout_ns / 1e9 + GRACE_S, self._kill_overrun, number)
+        self._run, self._deadline_ns = run, deadline_ns
+
+    def takes_ahead(self, now_ns: int) -> bool:
+        """Whether a quick run of the same tenant may wait behind what runs."""
+        run, turn, ahead = self._run, self.turn, self.ahead
+        return (
+            run is not None
+            and turn is not None
+            and len(ahead.runs) < DEPTH
+            and not ahead.asked_back_ns
+            and now_ns - turn.granted_ns < OVERDUE_NS
+            and turn.brief
+            and run.job.self_contained
+            and run.runtime.quick
+            and self._taking is None
+        )
+
+    def send_ahead(self, run: Run) -> None:
+        """Behind what runs. Raises `ChildLost`."""
+        child, job = self._child, run.job
+        assert child is not None
+        self._loaded.bring(child, job)
+        payload = INVOKE_HEAD.pack(run.number, job.link.handle, len(job.head), job.body_bytes, job.timeout_ns)
+        child.send(Kind.NEXT, b"".join((payload, job.head, job.body, job.request_id)))
+        self.ahead.runs.append(run)
+
+    def go_on(self, now_ns: int) -> Run:
+        """With the first that was sent ahead: what ran has ended."""
+        assert self._run is None
+        run = self._run = self.ahead.runs.popleft()
+        self.ahead.asked_back_ns = 0
+        run.ahead = False
+        self._measure.go_on(run.number, run.sent_ns)
+        self._deadline_ns = now_ns + run.job.timeout_ns
+        if run.granted.done():  # its caller has gone
+            self.abandon(run.number)
+        return run
+
+    def take_back(self, run: Run) -> None:
+        """One that was sent ahead; `Sandboxes.put_back` is called if it had not begun."""
+        with contextlib.suppress(OSError):  # full, or nobody reads: it begins, or its process is ended
+            os.write(self._stop_fd, STOP.pack(run.number, True))
+
+    def watch(self, now_ns: int) -> None:
+        """Called now and then, while a guest runs."""
+        run, turn, ahead = self._run, self.turn, self.ahead
+        if run is None or turn is None:
+            return
+        if self._taking is None and now_ns > self._deadline_ns + GRACE_NS:
+            self._kill_overrun(run)
+        elif ahead.asked_back_ns:
+            if ahead.runs and now_ns - ahead.asked_back_ns > GIVE_BACK_NS:
+                self.kill("it keeps requests that it was told to give back")
+        elif ahead.runs and now_ns - turn.granted_ns > OVERDUE_NS:
+            ahead.asked_back_ns = now_ns
+            for each in ahead.runs:
+                self.take_back(each)
 
     def bring(self, job: Job) -> None:
         """Ahead of the first request; a process that is gone gets it then."""
@@ -163,18 +215,21 @@ class Sandbox:
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.RESULT:
             number, used = bytes_in_segment(frame.payload, self._answer.size_bytes)
-            if self._running is None or number != self._number or self._taking is not None:
+            run = self._run
+            if run is None or number != run.number or self._taking is not None:
                 raise InvalidFrame(f"a result for invocation {number}, which is not running")
             if used > SLICE_BYTES:
-                self._taking = asyncio.get_running_loop().create_task(self._take_out(frame.payload, used))
+                self._taking = asyncio.get_running_loop().create_task(self._take_out(run, frame.payload, used))
                 self._taking.add_done_callback(self._note_taken)
                 return
             _, ending = decode_result(frame.payload, self._answer.view)
             if used > INLINE_BYTES:
                 self._answer.clear(used)
-            self._conclude(ending)
+            self._conclude(run, ending)
         elif frame.kind in (Kind.OUTBOUND, Kind.GRAPH, Kind.REMOTE):
-            self._calls.begin(frame.kind, frame.payload, None if self._job is None else self._caller(self._job))
+            self._calls.begin(frame.kind, frame.payload, None if self._run is None else self._caller(self._run))
+        elif frame.kind == Kind.SKIPPED:
+            self._note_skipped(*SKIPPED.unpack(frame.payload))
         elif frame.kind == Kind.FAILED:
             reason = frame.payload[FAILED_HEAD.size :].decode("utf-8", "replace")
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
@@ -190,14 +245,26 @@ class Sandbox:
         else:
             raise InvalidFrame(f"frame kind {frame.kind} from a sandbox")
 
-    async def _take_out(self, payload: bytes, used_bytes: int) -> None:
+    def _note_skipped(self, number: int) -> None:
+        """Raises `InvalidFrame` for one that runs, or was never sent."""
+        run = self.ahead.take(number)
+        if run is not None:
+            self._pool.put_back(run)
+            return
+        run = self._run
+        is_it = run is not None and run.number == number and run.sent_ns and self._taking is None
+        if run is None or not is_it or self._measure.cpu_ns() > SKIPPED_CPU_NS:
+            raise InvalidFrame(f"no word of invocation {number}, or a wrong one")
+        self._run = None
+        self._pool.put_back(run)
+        self._pool.release(self, began=False)
+
+    async def _take_out(self, run: Run, payload: bytes, used_bytes: int) -> None:
         """The guest has ended; its slot is free once its answer is out of it."""
-        if self._overrun is not None:
-            self._overrun.cancel()
         content = await take_out(self._answer, used_bytes)
         _, ending = decode_result(payload, content, taken_out=True)
         self._taking = None
-        self._conclude(ending)
+        self._conclude(run, ending)
 
     def _note_taken(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -206,18 +273,18 @@ class Sandbox:
                 log.error("an answer was not taken out of its segment, by a defect", exc_info=error)
             self.kill(f"its answer could not be taken: {error}")
 
-    def _conclude(self, ending: Ending) -> None:
+    def _conclude(self, run: Run, ending: Ending) -> None:
         if ending.outcome is Outcome.INFERENCE_TIMEOUT:
             self.detach()
-        assert self._job is not None
-        self._finish(ending.measured(self._measure.end(ending.receipt, self._job.link)))
+        run.runtime.spills = len(ending.response) + len(ending.logs) + len(ending.lines) > INLINE_BYTES
+        self._finish(ending.measured(self._measure.end(ending.receipt, run.job.link)))
 
-    def _caller(self, job: Job) -> Caller:
+    def _caller(self, run: Run) -> Caller:
         return Caller(
-            job=job,
-            number=self._number,
+            job=run.job,
+            number=run.number,
             deadline_ns=self._deadline_ns,
-            host=lambda: self._lines.own.host if job.needs_own else self._pool.host_of(job),
+            host=lambda: self._lines.own.host if run.job.needs_own else self._pool.host_of(run.job),
             leases=self._lines.leases,
         )
 
@@ -230,51 +297,33 @@ class Sandbox:
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
-        if self._job is not None:
-            self._finish(Lost(message, self._measure.end(Receipt(), self._job.link)))
+        if self._run is not None:
+            self._finish(Lost(message, self._measure.end(Receipt(), self._run.job.link)))
         else:
             self._finish(ChildLost(message))
 
     def _finish(self, result: Ending | ChildLost) -> None:
         if self._calls.any:
             self._calls.end()
-        if self._overrun is not None:
-            self._overrun.cancel()
-            self._overrun = None
-        self._lines.close(self._number)
+        self._lines.close()
         if self._body.used_bytes:
             self._body.wipe()
-        self._tell(result)
-        self._job = None
+        run, self._run = self._run, None
+        if run is not None:
+            run.end(result)
         if isinstance(result, Ending):
             self._pool.release(self, cpu_ns=result.receipt.cpu_ns, nn_ns=result.receipt.nn_ns)
         else:
             self._pool.release(self)
 
-    def _tell(self, result: Ending | ChildLost) -> None:
-        """Once: whoever waits for it, or, where nobody does any more, whoever bills it."""
-        running, self._running = self._running, None
-        if running is None or self._job is None:
-            return
-        if not running.done():
-            if isinstance(result, ChildLost):
-                running.set_exception(result)
-            else:
-                running.set_result(result)
-        elif self._job.abandoned is not None and isinstance(result, Ending | Lost):
-            self._job.abandoned(result.receipt)
-
-    def _kill_overrun(self, number: int) -> None:
+    def _kill_overrun(self, run: Run) -> None:
         """The guest, or a host call in it, did not stop at its deadline."""
-        if self._running is not None and self._number == number and self._job is not None:
-            self._pool.kills += 1
-            timeout_ns = self._job.timeout_ns
-            receipt = self._measure.end(Receipt(guest_ns=timeout_ns), self._job.link)
-            detail = "the guest did not stop at its deadline; its process was ended"
-            self._tell(
-                Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail)
-            )
-            self.kill("a guest overran its deadline")
+        self._pool.kills += 1
+        receipt = self._measure.end(Receipt(guest_ns=run.job.timeout_ns), run.job.link)
+        detail = "the guest did not stop at its deadline; its process was ended"
+        self._run = None
+        run.end(Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail))
+        self.kill("a guest overran its deadline")
 
     def _own_thread(self, thread: int) -> int:
         """Raises `InvalidFrame` for one that is not the child's: what it says is not believed."""
@@ -293,20 +342,20 @@ class Sandbox:
 
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where it has been done, or no guest runs."""
-        if self._thread and not self._slowed and self._running is not None:
+        if self._thread and not self._slowed and self._run is not None:
             self._slowed = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.setpriority(os.PRIO_PROCESS, self._thread, LONG_NICENESS)
 
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""
-        if self._running is not None and self._number == number:
+        if self._run is not None and self._run.number == number:
             with contextlib.suppress(OSError):  # full, or nobody reads: the process is ended below
-                os.write(self._stop_fd, STOP.pack(number))
+                os.write(self._stop_fd, STOP.pack(number, False))
             asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
 
     def _kill_abandoned(self, number: int) -> None:
-        if self._running is not None and self._number == number and self._taking is None:
+        if self._run is not None and self._run.number == number and self._taking is None:
             self.kill("its caller went away")
 
     def kill(self, reason: str) -> None:
@@ -321,6 +370,9 @@ class Sandbox:
         self.detach()
         self._answer.clear(self._answer.size_bytes)
         self._calls.wipe()
+        for run in self.ahead.take_all():
+            self._pool.put_back(run)
+        self.ahead.asked_back_ns = 0
         self._lose("the process that ran this request died; try again")
         if self._pool.stopping:
             return

@@ -15,10 +15,13 @@ the router may send MODULE, LINK and INVOKE in one go without waiting.
                        PROBE   `INVOKE_HEAD`, no message: instantiate and initialise only; answered as INVOKE is
                        INVOKE  `INVOKE_HEAD`, exchange head, body (or 1 frozen segment with it), request id
                        LAID    as INVOKE, but its body lies at the start of the slot's segment for bodies
+                       NEXT    as INVOKE, sent while others run; in place of the deadline stands how long it may take
+                               from its beginning. It does not begin while an answer lies in the answer segment
     sandbox → router   READY   JSON {fingerprint: what compiled code must have been made for, walls, thread: that guests
                                will run on}
                        THREAD  u32: the next guest runs on another one; see `sandbox.shifts`
                        RESULT  `RESULT_HEAD`, detail, denials, response and logs (inline, or both in the answer segment)
+                       SKIPPED invocation u64: one by NEXT, which has not begun, and never will
                        FAILED  invocation u64, text: the platform's own fault, not the guest's
     both               OUTBOUND, GRAPH, REMOTE, INBOUND: see `wire.outbound`
 """
@@ -69,6 +72,8 @@ class Kind(IntEnum):
     THREAD = 14
     REMOTE = 15
     LAID = 16
+    NEXT = 17
+    SKIPPED = 18
 
 
 INVOKE_HEAD = struct.Struct("<QIIQQ")
@@ -78,8 +83,9 @@ RESULT_HEAD = struct.Struct("<QBBHIQIIQQQQQQI")
 store, guest, nn (ns), tensor bytes, line bytes: the last ones of the logs, which came by log mounts."""
 HANDLE = struct.Struct("<I")
 THREAD = struct.Struct("<I")
-STOP = struct.Struct("<Q")
-"""An invocation that is to end now: not a frame, but a message of its own on the pipe for it."""
+STOP = struct.Struct("<Q?")
+"""An invocation that is to end now, or only not to begin: not a frame, but a message of its own on the pipe for it."""
+SKIPPED = struct.Struct("<Q")
 FAILED_HEAD = struct.Struct("<Q")
 
 
