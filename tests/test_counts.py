@@ -34,7 +34,7 @@ HELLO = TENANTS / "globex" / "hello" / "module.wasm"
 FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 """What a function of a C library is an instance of."""
 REQUESTS = 20
-CALLS, LIBRARY_CALLS = 145, 155
+CALLS, LIBRARY_CALLS = 133, 138
 """Of wisp's own functions in Python, and from them of others in C, for one request in the router."""
 WISP = str(Path(wisp.__file__).parent)
 ECHO_POLICY = b"wisp: 1\nabi: handler\nlimits: {memory: 64Mi, request_body: 4Mi, response_body: 4Mi, fuel: 1G}\n"

@@ -190,8 +190,11 @@ class Plans:
 
     def _retire_unheld(self, plan: Plan) -> None:
         tenant, function = plan.entry.tenant.name, plan.entry.function.name
+        route = self._routes.get((tenant, function, 0))
+        if route is not None and route.plans[0].link is plan.link:  # as a rule, and after every request
+            return
         holders = (
-            self._routes.get((tenant, function, 0)),
+            route,
             self._prepared.get((tenant, function, 0)),
             self._routes.get((tenant, function, plan.version)),
         )

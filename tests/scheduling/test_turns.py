@@ -27,7 +27,7 @@ class Books:
         self, runtime: RunTime, took_ms: int, *, own_ms: int | None = None, brief: bool = True, whole: bool = True
     ) -> None:
         turn = self.turns.open("a", runtime, brief=brief)
-        self.turns.begin(turn)
+        turn.began = True
         self.now_ns += took_ms * MS
         self.turns.close(turn, whole=whole, own_ns=None if own_ms is None else own_ms * MS)
 
@@ -63,7 +63,7 @@ def test_a_run_that_was_cut_off_does_not_make_its_function_look_shorter() -> Non
 def test_a_brief_run_that_overstays_counts_as_long_from_then_on() -> None:
     books, runtime = Books(), RunTime()
     turn = books.turns.open("a", runtime, brief=True)
-    books.turns.begin(turn)
+    turn.began = True
     books.turns.watch(turn, BRIEF_NS + 1)
     assert (turn.brief, books.shares.long) == (True, 0)
     books.now_ns += OVERSTAY_NS + 1
@@ -85,7 +85,7 @@ def test_a_brief_function_stays_one_however_long_the_machine_delays_it() -> None
     books, runtime = Books(), RunTime()
     for took_ms in [2] * 5 + [90, 400, 3000] * 20:
         turn = books.turns.open("a", runtime, brief=True)
-        books.turns.begin(turn)
+        turn.began = True
         books.now_ns += took_ms * MS
         books.turns.watch(turn, 2 * MS)
         assert turn.brief

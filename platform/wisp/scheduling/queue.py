@@ -194,13 +194,24 @@ class FairQueue(Generic[W]):
             if deficit_ns <= 0:
                 self._lanes.move_to_end(tenant)
             return
-        lane = self._debtors.pop(tenant, None)
-        if lane is None:
-            lane = Lane()
-        else:
-            lane.settle(self._clock_ns())
-        lane.deficit_ns = max(lane.deficit_ns - cost_ns, -DEBT_NS)
-        self._rest(tenant, lane)
+        debtor = self._debtors.get(tenant)
+        if debtor is None:
+            if cost_ns <= 0:
+                return  # who does not wait banks nothing
+            debtor = self._debtors[tenant] = Lane()
+            debtor.deficit_ns, debtor.idle_since_ns = float(max(-cost_ns, -DEBT_NS)), self._clock_ns()
+            if len(self._debtors) > MAX_DEBTORS:
+                self._debtors.popitem(last=False)
+            return
+        now_ns = self._clock_ns()
+        deficit_ns = debtor.deficit_ns + (now_ns - debtor.idle_since_ns)  # as `settle` has it
+        deficit_ns = (deficit_ns if deficit_ns < 0 else 0.0) - cost_ns
+        if deficit_ns >= 0:
+            del self._debtors[tenant]
+            return
+        debtor.deficit_ns = deficit_ns if deficit_ns > -DEBT_NS else -DEBT_NS
+        debtor.idle_since_ns = now_ns
+        self._debtors.move_to_end(tenant)
 
     def discard(self, waiter: W) -> None:
         """A caller that went away gives its place back at once."""

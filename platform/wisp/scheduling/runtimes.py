@@ -57,7 +57,7 @@ class Usual:
 class RunTime(Usual):
     """Of one function: how long it holds a sandbox, and beside it `own`, what it has used itself."""
 
-    __slots__ = ("brief", "cpu_ns", "own", "spills")
+    __slots__ = ("brief", "cpu_ns", "heavy", "own", "quick", "spills")
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +65,10 @@ class RunTime(Usual):
         self.cpu_ns = 0.0
         self.brief = False
         """Of what is not known yet it is not assumed."""
+        self.quick = False
+        """It hardly uses anything."""
+        self.heavy = False
+        """Its runs use much of a core."""
         self.spills = False
         """Its last answer was too large for a frame."""
 
@@ -74,20 +78,12 @@ class RunTime(Usual):
         own = self.own
         own.add(took_ns if own_ns is None or own_ns > took_ns else own_ns)
         # One that is slowed down holds its sandbox for as long as others compute, whatever it uses itself.
-        self.brief = own.high_ns <= BRIEF_NS and (self.cpu_ns <= HEAVY_NS or self.high_ns <= BRIEF_NS)
+        self.brief = own.high_ns <= BRIEF_NS and (not self.heavy or self.high_ns <= BRIEF_NS)
+        self.quick = own.high_ns <= QUICK_NS and self.runs >= KNOWN_RUNS
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4
-
-    @property
-    def quick(self) -> bool:
-        """So brief that another may be sent behind it."""
-        return self.brief and self.own.high_ns <= QUICK_NS and self.runs >= KNOWN_RUNS and not self.spills
-
-    @property
-    def heavy(self) -> bool:
-        """Its runs use much of a core."""
-        return self.cpu_ns > HEAVY_NS
+        self.heavy = self.cpu_ns > HEAVY_NS
 
 
 class RunTimes:

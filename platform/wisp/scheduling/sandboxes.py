@@ -37,7 +37,8 @@ WATCH_S = STEP_NS / NS
 
 def may_go_ahead(run: Run) -> bool:
     """Behind another that runs still."""
-    return run.brief and run.job.self_contained and not run.skipped and run.runtime.quick
+    runtime = run.runtime
+    return runtime.quick and not runtime.spills and run.brief and run.job.self_contained and not run.skipped
 
 
 class Sandboxes:
@@ -254,7 +255,7 @@ class Sandboxes:
             sandbox.kill("a request could not be given to it whole")
             run.fail(error)
             return
-        self._turns.begin(turn)
+        turn.began = True
         if run.runtime.heavy:
             sandbox.slow_down()
         if self._watching is None:
@@ -272,7 +273,7 @@ class Sandboxes:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
                 own_ns = turn.own_ns(cpu_ns, nn_ns)
             if not began:
-                turn.began_ns = 0
+                turn.began = False
             self._turns.close(turn, whole=cpu_ns is not None, own_ns=own_ns)
         if sandbox.ready:
             if sandbox.ahead.runs:
@@ -287,12 +288,12 @@ class Sandboxes:
         run = sandbox.go_on(now_ns)
         run.leave_queue(now_ns)
         turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
-        self._turns.begin(turn)
+        turn.began = True
         self._fill(sandbox)
 
     def _grant(self, ended: Turn | None) -> None:
         """To whoever waits, what has become possible by this turn's end."""
-        while self._idle:
+        while self._idle and self._queue.length:
             run = self._next()
             if run is None:
                 return

@@ -154,6 +154,7 @@ class Sandbox:
             and turn.brief
             and run.job.self_contained
             and run.runtime.quick
+            and not run.runtime.spills
             and self._taking is None
         )
 
@@ -218,6 +219,7 @@ class Sandbox:
             run = self._run
             if run is None or number != run.number or self._taking is not None:
                 raise InvalidFrame(f"a result for invocation {number}, which is not running")
+            run.runtime.spills = used > 0
             if used > SLICE_BYTES:
                 self._taking = asyncio.get_running_loop().create_task(self._take_out(run, frame.payload, used))
                 self._taking.add_done_callback(self._note_taken)
@@ -276,7 +278,6 @@ class Sandbox:
     def _conclude(self, run: Run, ending: Ending) -> None:
         if ending.outcome is Outcome.INFERENCE_TIMEOUT:
             self.detach()
-        run.runtime.spills = len(ending.response) + len(ending.logs) + len(ending.lines) > INLINE_BYTES
         self._finish(ending.measured(self._measure.end(ending.receipt, run.job.link)))
 
     def _caller(self, run: Run) -> Caller:
@@ -305,7 +306,8 @@ class Sandbox:
     def _finish(self, result: Ending | ChildLost) -> None:
         if self._calls.any:
             self._calls.end()
-        self._lines.close()
+        if self._lines.leases is not None:
+            self._lines.close()
         if self._body.used_bytes:
             self._body.wipe()
         run, self._run = self._run, None

@@ -18,10 +18,9 @@ GUESS_NS: Final = 2_000_000
 
 
 class Turn:
-    """`brief`: counted as such at present. `began_ns` is 0 until its guest was started. `idleness`: once it was looked
-    at."""
+    """`brief`: counted as such at present. `began`: its guest was started. `idleness`: once it was looked at."""
 
-    __slots__ = ("began_ns", "brief", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant")
+    __slots__ = ("began", "brief", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant")
 
     def __init__(self, tenant: str, runtime: RunTime, *, brief: bool, granted_ns: int) -> None:
         self.tenant = tenant
@@ -31,7 +30,7 @@ class Turn:
         self.idleness: Idleness | None = None
         self.charged_ns = runtime.low_ns or GUESS_NS
         self.granted_ns = granted_ns
-        self.began_ns = 0
+        self.began = False
 
     def left_ns(self, now_ns: int) -> int:
         """How much longer it is expected to take, at least."""
@@ -57,16 +56,13 @@ class Turns:
         self._charge(tenant, turn.charged_ns)
         return turn
 
-    def begin(self, turn: Turn) -> None:
-        turn.began_ns = self._clock_ns()
-
     def close(self, turn: Turn, *, whole: bool, own_ns: int | None = None) -> None:
         """`whole`: the guest ended by itself or by its limits, so that its time says what its function takes. `own_ns`:
         what it used itself, where that is known."""
         took_ns = self._clock_ns() - turn.granted_ns
         self.shares.give_back(turn.tenant, brief=turn.brief)
         self._charge(turn.tenant, took_ns - turn.charged_ns)
-        if turn.began_ns and (whole or took_ns > turn.runtime.mean_ns):
+        if turn.began and (whole or took_ns > turn.runtime.mean_ns):
             turn.runtime.note(took_ns, own_ns)
 
     def watch(self, turn: Turn, own_ns: int) -> None:
