@@ -19,6 +19,8 @@ SHOWN_BYTES: Final = 60
 OK, FOUND = 200, 302
 
 _VARIABLE = re.compile(rb"[a-z0-9-]+")
+_PLAIN = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):([\t\x20-\x7e]*)\r?\n")
+"""A line as nearly all are; of others it is said what is wrong with them, if anything."""
 _STATUS = re.compile(rb"([2-5][0-9][0-9])(?:[ \t][\t\x20-\x7e\x80-\xff]*)?")
 # Own variables (RFC 3875 §4.1.2, §4.1.3); and what would become HTTP_PROXY, which clients take for a setting.
 _NOT_PASSED = frozenset({b"content-type", b"content-length", b"proxy"})
@@ -34,17 +36,19 @@ def variables(request: Request, body_bytes: int, link: FunctionLink, request_id:
     A header whose name cannot be a variable's (an underscore in it would pass for a hyphen) is left out, a repeated one
     is joined, with `; ` for cookies.
     """
-    fields: dict[bytes, list[bytes]] = {}
+    fields: dict[bytes, bytes] = {}
     for name, value in request.headers:
-        if _VARIABLE.fullmatch(name):
-            fields.setdefault(name, []).append(value)
+        if name in fields:
+            if name != b"content-type":  # the first one's counts
+                fields[name] += (b"; " if name == b"cookie" else b", ") + value
+        elif name in _KNOWN or _VARIABLE.fullmatch(name):
+            fields[name] = value
     told = {name.encode(): value.encode() for name, value in link.environment}
-    for name, values in fields.items():
+    for name, value in fields.items():
         if name not in _NOT_PASSED:
-            separator = b"; " if name == b"cookie" else b", "
-            told[b"HTTP_" + name.upper().replace(b"-", b"_")] = separator.join(values)
+            told[_KNOWN.get(name) or _passed(name)] = value
     if b"content-type" in fields:
-        told[b"CONTENT_TYPE"] = fields[b"content-type"][0]
+        told[b"CONTENT_TYPE"] = fields[b"content-type"]
     if body_bytes or b"content-length" in fields:
         told[b"CONTENT_LENGTH"] = b"%d" % body_bytes
     tenant, function = link.tenant.encode(), link.function.encode()
@@ -59,7 +63,25 @@ def variables(request: Request, body_bytes: int, link: FunctionLink, request_id:
         b"WISP_FUNCTION": function,
         b"WISP_REQUEST_ID": request_id,
     }
-    return {name: value.replace(b"\0", b"%00") for name, value in told.items()}
+    if b"\0" in b"".join(told.values()):
+        return {name: value.replace(b"\0", b"%00") for name, value in told.items()}
+    return told
+
+
+def _passed(name: bytes) -> bytes:
+    """The variable of a header."""
+    return b"HTTP_" + name.upper().replace(b"-", b"_")
+
+
+_KNOWN: Final = {
+    name: _passed(name)
+    for name in (
+        b"accept", b"accept-encoding", b"accept-language", b"authorization", b"cache-control", b"connection", b"cookie",
+        b"forwarded", b"host", b"origin", b"referer", b"traceparent", b"user-agent", b"x-forwarded-for",
+        b"x-forwarded-proto", b"x-real-ip", b"x-request-id",
+    )
+}  # fmt: skip
+"""What most requests bring."""
 
 
 def parse_head(output: bytes | bytearray) -> tuple[int, Headers, int]:
@@ -71,14 +93,19 @@ def parse_head(output: bytes | bytearray) -> tuple[int, Headers, int]:
     size = at = number = 0
     while True:
         number += 1
-        end = output.find(b"\n", at, MAX_HEAD_BYTES)
-        if end < 0:
-            raise MalformedHead(f"line {number} of the head: {_unended(output, at)}")
-        line = bytes(output[at:end]).removesuffix(b"\r")
-        at = end + 1
-        if not line:
-            break
-        name, value = _field(number, line)
+        plain = _PLAIN.match(output, at, MAX_HEAD_BYTES)
+        if plain is not None:
+            at = plain.end()
+            name, value = plain[1].lower(), plain[2].strip(b" \t")
+        else:
+            end = output.find(b"\n", at, MAX_HEAD_BYTES)
+            if end < 0:
+                raise MalformedHead(f"line {number} of the head: {_unended(output, at)}")
+            line = bytes(output[at:end]).removesuffix(b"\r")
+            at = end + 1
+            if not line:
+                break
+            name, value = _field(number, line)
         size += len(name) + len(value)
         if name == b"status":
             if status is not None:

@@ -38,8 +38,9 @@ def run(
     told = variables(request, len(body), call.link, request_id)
     call.environment = [b"%b=%b\0" % item for item in told.items()]
     output = Output(call.link.response_bytes + ENVELOPE_BYTES, bytearray())
-    call.descriptors.set_stream(STDIN, Input(body))
-    call.descriptors.set_stream(STDOUT, output)
+    descriptors = call.descriptors
+    descriptors.set_stream(STDIN, Input(body))
+    descriptors.set_stream(STDOUT, output)
     name = call.link.entrypoint.encode()
     entry = required(store, name, EXTERN_FUNC)
     try:

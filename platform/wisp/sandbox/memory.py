@@ -33,8 +33,7 @@ def aligned(pointer: int, alignment: int) -> int:
 
 
 def read(arena: Arena, pointer: int, length: int) -> bytes:
-    check(arena, pointer, length)
-    return arena.memory[pointer : pointer + length].tobytes()
+    return view(arena, pointer, length).tobytes()
 
 
 def read_u32s(arena: Arena, pointer: int, count: int) -> tuple[int, ...]:
@@ -43,8 +42,7 @@ def read_u32s(arena: Arena, pointer: int, count: int) -> tuple[int, ...]:
 
 
 def write(arena: Arena, pointer: int, data: bytes) -> None:
-    check(arena, pointer, len(data))
-    arena.memory[pointer : pointer + len(data)] = data
+    view(arena, pointer, len(data))[:] = data
 
 
 def write_u32(arena: Arena, pointer: int, value: int) -> None:

@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from itertools import accumulate
 
 from wisp.sandbox import memory, wasi_files, wasi_io, wasi_paths
 from wisp.sandbox.clocks import COARSE_NS as COARSE_NS
@@ -36,28 +37,27 @@ assert _EVENT.size == EVENT_BYTES
 assert _CLOCK_SUBSCRIPTION.size == SUBSCRIPTION_BYTES
 
 
+SUCCESS = int(Errno.SUCCESS)
 FAULT = Errno.FAULT
 """What a bad pointer answers."""
 
 
 def _strings(call: Invocation, items: list[bytes], pointers: int, buffer: int) -> int:
     """Writes NUL-terminated strings and the array of pointers to them (args_get, environ_get)."""
-    packed = b"".join(items)
-    addresses, at = [], buffer
-    for item in items:
-        addresses.append(at)
-        at += len(item)
-    memory.check(call.arena, buffer, len(packed))
-    memory.write(call.arena, memory.aligned(pointers, 4), struct.pack(f"<{len(items)}I", *addresses))
-    memory.write(call.arena, buffer, packed)
-    return Errno.SUCCESS
+    packed, arena = b"".join(items), call.arena
+    memory.check(arena, buffer, len(packed))
+    *addresses, _end = accumulate(map(len, items), initial=buffer)
+    memory.write(arena, memory.aligned(pointers, 4), struct.pack(f"<{len(addresses)}I", *addresses))
+    memory.write(arena, buffer, packed)
+    return SUCCESS
 
 
 def _sizes(call: Invocation, items: list[bytes], count: int, size: int) -> int:
-    memory.check(call.arena, memory.aligned(size, 4), 4)
-    memory.write_u32(call.arena, memory.aligned(count, 4), len(items))
-    memory.write_u32(call.arena, size, sum(map(len, items)))
-    return Errno.SUCCESS
+    arena = call.arena
+    memory.check(arena, memory.aligned(size, 4), 4)
+    memory.write_u32(arena, memory.aligned(count, 4), len(items))
+    memory.write_u32(arena, size, sum(map(len, items)))
+    return SUCCESS
 
 
 def _environment(call: Invocation) -> list[bytes]:

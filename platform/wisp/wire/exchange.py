@@ -211,26 +211,21 @@ def decode_request_head(head: bytes) -> Request:
 
     Raises `MalformedExchange` only where it ends too early.
     """
+    read, texts, at = U32.unpack_from, [], U32.size
     try:
-        texts, at = [], U32.size
         for _ in range(3):
-            at, text = _text_at(head, at)
-            texts.append(text)
-        (count,) = U32.unpack_from(head, at)
-        at += U32.size
-        headers = []
-        for _ in range(count):
-            at, name = _text_at(head, at)
-            at, value = _text_at(head, at)
-            headers.append((name, value))
+            start = at + 4
+            at = start + read(head, at)[0]
+            texts.append(head[start:at])
+        (count,) = read(head, at)
+        at += 4
+        for _ in range(2 * count):
+            start = at + 4
+            at = start + read(head, at)[0]
+            texts.append(head[start:at])
     except struct.error as error:
         raise MalformedExchange("a request's head ends too early") from error
-    method, path, query = texts
-    return Request(method=method, path=path, query=query, headers=tuple(headers), body=b"")
-
-
-def _text_at(head: bytes, at: int) -> tuple[int, bytes]:
-    end: int = at + U32.size + U32.unpack_from(head, at)[0]
-    if end > len(head):
-        raise struct.error("a text passes the end")
-    return end, head[at + U32.size : end]
+    if at > len(head):
+        raise MalformedExchange("a request's head ends too early")
+    headers = tuple(zip(texts[3::2], texts[4::2], strict=True))
+    return Request(method=texts[0], path=texts[1], query=texts[2], headers=headers, body=b"")
