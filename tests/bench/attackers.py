@@ -277,39 +277,48 @@ async def hang_ups(client: Client) -> None:
             writer.transport.abort()
 
 
+async def spin(_: Client) -> None:
+    while True:
+        sum(range(100_000))
+        await asyncio.sleep(0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """`clients` of each of `tenants`."""
+    """`clients` of each of `tenants`. `anywhere`: it does the same to any server, where nothing is deployed."""
 
     name: str
     run: Callable[[Client], Awaitable[None]]
     clients: int
     tenants: int = 1
+    anywhere: bool = False
 
 
 ATTACKS = (
     Attack(name="fuel_loops", run=fuel_loops, clients=16),
     Attack(name="fuel_loops_4_tenants", run=fuel_loops, clients=16, tenants=4),
     Attack(name="memory_growth", run=memory_growth, clients=16),
-    Attack(name="huge_tensors", run=huge_tensors, clients=8),
+    Attack(name="huge_tensors", run=huge_tensors, clients=8, anywhere=True),
     Attack(name="inference_flood", run=inference_flood, clients=16),
     Attack(name="inference_flood_4_tenants", run=inference_flood, clients=16, tenants=4),
     Attack(name="model_flood", run=model_flood, clients=4),
     Attack(name="log_flood", run=log_flood, clients=16),
     Attack(name="slow_readers", run=slow_readers, clients=64),
-    Attack(name="slow_writers", run=slow_writers, clients=64),
+    Attack(name="slow_writers", run=slow_writers, clients=64, anywhere=True),
     Attack(name="slow_compiles", run=slow_compiles, clients=4),
-    Attack(name="request_flood", run=request_flood, clients=32),
+    Attack(name="request_flood", run=request_flood, clients=32, anywhere=True),
     Attack(name="request_flood_4_tenants", run=request_flood, clients=16, tenants=4),
-    Attack(name="connection_churn", run=connection_churn, clients=32),
-    Attack(name="idle_connections", run=idle_connections, clients=1500),
+    Attack(name="connection_churn", run=connection_churn, clients=32, anywhere=True),
+    Attack(name="idle_connections", run=idle_connections, clients=1500, anywhere=True),
     Attack(name="hang_ups", run=hang_ups, clients=8),
 )
+SPIN = Attack(name="spin", run=spin, clients=1)
+"""Of bench_neighbours.py --control alone: the attackers' process computes, and sends nothing."""
 TOGETHER = "all_together"
 
 
 def attacks_of(name: str) -> list[Attack]:
-    return list(ATTACKS) if name == TOGETHER else [attack for attack in ATTACKS if attack.name == name]
+    return list(ATTACKS) if name == TOGETHER else [attack for attack in (*ATTACKS, SPIN) if attack.name == name]
 
 
 async def attack(name: str, port: int, keys: dict[str, str], stop: Awaitable[object]) -> Counter[str]:

@@ -2,11 +2,14 @@
 
 The victim calls tenants/acme/digits at a steady rate, in an open loop: a request is sent when it is due, whether or not
 earlier ones were answered, and its latency counts from when it was due. Platform, victim's client and attackers'
-clients are processes of their own on the same cores; the attackers' is niced, since it stands for other machines.
+clients are processes of their own on the same cores. Both clients stand for other machines: the attackers' runs at
+niceness 19, so that it takes little of the platform's cores, the victim's at -10 (where that is allowed), so that its
+own waiting for one is not taken for the platform's. What the load takes all the same, --control shows: the same victim
+beside a server that does nothing but answer, and those attackers that need no platform.
 Phases alone and beside an attacker alternate, so that a drift of the machine meets both. Lost: whatever was not
 answered with the right digit within ten seconds. Writes build/bench/neighbours.json.
 
-Run: make bench-neighbours, or .venv/bin/python tests/bench/bench_neighbours.py [--quick] [ATTACKER ...]
+Run: make bench-neighbours, or .venv/bin/python tests/bench/bench_neighbours.py [--quick] [--control] [ATTACKER ...]
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -32,7 +36,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from bench import attackers  # noqa: E402
+from bench.control import control  # noqa: E402
 from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
+from bench.stage import free_port  # noqa: E402
 from platforms import OPERATOR_KEY  # noqa: E402
 from served import Connection, Served, served_platform  # noqa: E402
 
@@ -41,7 +47,7 @@ ANSWER = b'"label": 7'
 LOST_S = 10.0
 SETTLE_S = 1.0
 CALM_S = 60.0
-ATTACKER_NICE = 19
+ATTACKER_NICE, VICTIM_NICE = 19, -10
 GOAL_RATIO = 2.0
 
 
@@ -107,6 +113,8 @@ class Victim:
 
 async def be_victim(port: int, key: str) -> None:
     """A line of JSON in is a phase to run, a line of JSON out what it met."""
+    with suppress(PermissionError):
+        os.nice(VICTIM_NICE)
     victim, loop = Victim(port, key), asyncio.get_running_loop()
     gc.collect()
     gc.freeze()  # a collection here would be taken for the platform's
@@ -163,11 +171,20 @@ class Peer:
         return said
 
 
+class Target(Protocol):
+    """What is measured, and each tenant's key there."""
+
+    port: int
+    keys: dict[str, str]
+
+    def calm(self) -> None: ...
+
+
 class Platform:
     """The tenants of a served platform."""
 
     def __init__(self, served: Served) -> None:
-        self.served = served
+        self.port = served.port
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=60)
         self.keys: dict[str, str] = {}
 
@@ -207,9 +224,9 @@ class Platform:
 
 
 @contextmanager
-def platform(directory: Path) -> Iterator[Platform]:
+def platform() -> Iterator[Platform]:
     workers = str(len(os.sched_getaffinity(0)))
-    with served_platform(directory, "--workers", workers) as served:
+    with tempfile.TemporaryDirectory() as directory, served_platform(Path(directory), "--workers", workers) as served:
         found = Platform(served)
         try:
             found.populate()
@@ -218,12 +235,14 @@ def platform(directory: Path) -> Iterator[Platform]:
             found.http.close()
 
 
-def measure(names: list[str], *, rounds: int, seconds: float, rate: float) -> tuple[dict[str, Phase], dict[str, Phase]]:
+def measure(
+    target: AbstractContextManager[Target], names: list[str], *, rounds: int, seconds: float, rate: float
+) -> tuple[dict[str, Phase], dict[str, Phase]]:
     """(alone, attacked), by attacker."""
     alone = {name: Phase() for name in names}
     attacked = {name: Phase() for name in names}
-    with tempfile.TemporaryDirectory() as directory, platform(Path(directory)) as found:
-        port = found.served.port
+    with target as found:
+        port = found.port
         victim = Peer("victim", port=port, key=found.keys["acme"])
         victim.ask(seconds=min(seconds, 2.0), rate=rate)  # warm
         try:
@@ -250,7 +269,7 @@ def summary(phase: Phase) -> str:
     return f"p50 {percentile(times, 50):.1f} ms, p99 {percentile(times, 99):.1f} ms{lost}"
 
 
-def report(alone: dict[str, Phase], attacked: dict[str, Phase], method: str) -> bool:
+def report(alone: dict[str, Phase], attacked: dict[str, Phase], method: str, name_of_file: str) -> bool:
     rows, results = [], []
     for name, beside in attacked.items():
         before = alone[name].latencies_ms
@@ -273,14 +292,16 @@ def report(alone: dict[str, Phase], attacked: dict[str, Phase], method: str) -> 
         results.append(Result(name=f"victim_lost.{name}", value=lost, unit="requests", goal=0))
     print(heading(method))
     print(table(("attacker", "alone p50", "p99", "beside p50", "p99", "ratio", "lost"), rows))
-    print(f"written: {write_json('neighbours', method, results)}")
+    print(f"written: {write_json(name_of_file, method, results)}")
     return all(result.met for result in results)
 
 
 def main() -> None:
     names = [*(attack.name for attack in attackers.ATTACKS), attackers.TOGETHER]
+    controls = [attackers.SPIN.name, *(attack.name for attack in attackers.ATTACKS if attack.anywhere)]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("attackers", nargs="*", metavar="ATTACKER", help=f"of {', '.join(names)}")
+    parser.add_argument("--control", action="store_true", help="beside a server that does nothing but answer")
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one phase")
@@ -291,16 +312,21 @@ def main() -> None:
         options = json.loads(arguments.role)
         asyncio.run(be_victim(**options) if options.pop("role") == "victim" else be_attacker(**options))
         return
-    if unknown := set(arguments.attackers) - set(names):
-        parser.error(f"there is no attacker {min(unknown)}")
+    known = controls if arguments.control else names
+    if unknown := set(arguments.attackers) - set(known):
+        parser.error(f"there is no attacker {min(unknown)} for it")
     rounds, seconds = (1, 2.0) if arguments.quick else (arguments.rounds, arguments.seconds)
-    chosen = arguments.attackers or names
-    alone, attacked = measure(chosen, rounds=rounds, seconds=seconds, rate=arguments.rate)
+    chosen = arguments.attackers or known
+    tenants = ("acme", *attackers.MALLORYS)
+    target: AbstractContextManager[Target] = control(free_port(), tenants) if arguments.control else platform()
+    alone, attacked = measure(target, chosen, rounds=rounds, seconds=seconds, rate=arguments.rate)
+    called = "a constant answer" if arguments.control else "acme/digits"
     method = (
-        f"acme/digits at {arguments.rate:g} requests/s in an open loop, {rounds} rounds of {seconds:g} s alone and "
-        f"{seconds:g} s beside each attacker in turn; platform and clients share the cores"
+        f"{called} at {arguments.rate:g} requests/s in an open loop, {rounds} rounds of {seconds:g} s alone and "
+        f"{seconds:g} s beside each attacker in turn; platform and clients share the cores, attackers' clients at "
+        f"niceness {ATTACKER_NICE}, the victim's at {VICTIM_NICE}"
     )
-    if not report(alone, attacked, method):
+    if not report(alone, attacked, method, "neighbours-control" if arguments.control else "neighbours"):
         print("not every goal is met")
 
 

@@ -16,6 +16,9 @@ AHEAD_BYTES: Final = 64 * 1024
 """Of what has come before it was asked for; the read that reaches this is the last."""
 
 
+SLICE_BYTES: Final = 256 * 1024
+
+
 class Stream(asyncio.Protocol):
     """Counted among the callers' connections from `connection_made`, which aborts one too many, to its end."""
 
@@ -148,6 +151,9 @@ class Stream(asyncio.Protocol):
         transport = self.transport
         if transport.is_closing():
             return
+        if any(len(part) > SLICE_BYTES for part in parts):
+            await self._write_in_slices(parts)
+            return
         if len(parts) == 1:
             transport.write(parts[0])
         elif sum(map(len, parts)) <= SMALL_BYTES:
@@ -160,6 +166,23 @@ class Stream(asyncio.Protocol):
                     await cast(Any, self._writable)
             except TimeoutError:
                 transport.abort()
+
+    async def _write_in_slices(self, parts: Sequence[bytes]) -> None:
+        """Between two of which everybody else is served: the kernel takes many megabytes in one go, if it is let."""
+        transport = self.transport
+        try:
+            async with asyncio.timeout(slowest_s(sum(map(len, parts)))):
+                for part in parts:
+                    view = memoryview(part)
+                    while view and not transport.is_closing():
+                        transport.write(view[:SLICE_BYTES])
+                        view = view[SLICE_BYTES:]
+                        if self._writable is None:
+                            await asyncio.sleep(0)
+                        else:
+                            await cast(Any, self._writable)
+        except TimeoutError:
+            transport.abort()
 
     async def discard(self, most_bytes: int, most_s: float) -> None:
         """Takes in, and throws away, what still comes."""

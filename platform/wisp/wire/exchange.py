@@ -182,8 +182,10 @@ class ResponseDecoder:
         """From the number of headers to where the body begins."""
         self._headers: Headers = ()
 
-    def decode(self, message: bytes) -> Response:
-        """As `decode_response`."""
+    def decode(self, message: bytes | memoryview) -> Response:
+        """As `decode_response`. Of a view nothing is copied, and nothing remembered."""
+        if isinstance(message, memoryview):
+            return decode_response(message)
         if self._head and message.startswith(self._head, U32X2.size):
             version, status = U32X2.unpack_from(message)
             if version == VERSION and 200 <= status <= 599:
