@@ -19,10 +19,11 @@ def taken(chunks: Chunks, pieces: list[bytes]) -> tuple[bytes, bytes]:
     """The body, and what is behind it."""
     body, rest = b"", b""
     for piece in pieces:
-        rest += piece
-        while rest and not chunks.complete:
-            part, rest = chunks.feed(rest)
+        at = 0
+        while at < len(piece) and not chunks.complete:
+            part, at = chunks.feed(piece, at)
             body += part
+        rest += piece[at:]
     return body, rest
 
 
@@ -33,9 +34,9 @@ def cut(said: bytes, at: list[int]) -> list[bytes]:
 
 def test_what_is_counted() -> None:
     body = Counted(5)
-    assert body.feed(b"abc") == (b"abc", b"")
+    assert body.feed(b"abc", 0) == (b"abc", 3)
     assert not body.complete
-    assert body.feed(b"de" + AHEAD) == (b"de", AHEAD)
+    assert body.feed(b"_de" + AHEAD, 1) == (b"de", 3)
     assert body.complete
     assert Counted(0).complete
 
@@ -56,12 +57,12 @@ def test_chunks_end_where_they_end(parts: list[bytes], trailers: bytes, behind: 
 
 def test_a_large_piece_takes_several_turns() -> None:
     said = b"1\r\nx\r\n" * TURN_BYTES
-    chunks, turns = Chunks(1000), 0
-    while said:
-        part, said = chunks.feed(said)
-        turns += 1
+    chunks, ends, at = Chunks(1000), list[int](), 0
+    while at < len(said):
+        part, at = chunks.feed(said, at)
+        ends.append(at)
         assert len(part) <= TURN_BYTES // 6 + 1
-    assert turns == 6
+    assert ends == [TURN_BYTES * turn for turn in range(1, 7)]
     assert not chunks.complete
 
 

@@ -13,8 +13,8 @@ from httptools import HttpParserError, HttpRequestParser
 
 from wisp.http1.heads import HEAD_END, Refused
 
-TURN_BYTES: Final = 16 * 1024
-"""Of a chunked body, what is parsed in one turn: its chunks may be of one byte."""
+TURN_BYTES: Final = 64 * 1024
+"""Of a chunked body, what is parsed in one turn: a millisecond where its chunks are of one byte."""
 CHUNKED: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -30,14 +30,11 @@ class Counted:
     def complete(self) -> bool:
         return not self.left
 
-    def feed(self, piece: bytes) -> tuple[bytes, bytes]:
-        """What of the body is in it, and what is behind that."""
-        if len(piece) <= self.left:
-            self.left -= len(piece)
-            return piece, b""
-        part, rest = piece[: self.left], piece[self.left :]
-        self.left = 0
-        return part, rest
+    def feed(self, piece: bytes, at: int) -> tuple[bytes, int]:
+        """What of the body is in it from there on, and where that ends."""
+        end = min(len(piece), at + self.left)
+        self.left -= end - at
+        return piece[at:end], end
 
 
 class Chunks:
@@ -64,13 +61,14 @@ class Chunks:
     def on_message_complete(self) -> None:
         self.complete = True
 
-    def feed(self, piece: bytes) -> tuple[bytes, bytes]:
-        """What of the body is in the first `TURN_BYTES` of it, and what is not looked at yet. Raises `Refused`."""
-        at, end = 0, min(len(piece), TURN_BYTES)
+    def feed(self, piece: bytes, at: int) -> tuple[bytes, int]:
+        """What of the body is in `TURN_BYTES` of it from there on, and where nothing was looked at yet. Raises
+        `Refused`."""
+        begin, end = at, min(len(piece), at + TURN_BYTES)
         view = memoryview(piece)
         try:
             while at < end and not self.complete:
-                until = min(self._empty_line(piece, at), end)
+                until = self._empty_line(piece, at, end)
                 self._parser.feed_data(view[at:until])
                 self._tail = (self._tail + piece[max(at, until - 3) : until])[-3:]
                 at = until
@@ -78,15 +76,15 @@ class Chunks:
             raise Refused(400) from None
         part = b"".join(self._parts)
         self._parts.clear()
-        self._framing_bytes = 0 if part else self._framing_bytes + at
+        self._framing_bytes = 0 if part else self._framing_bytes + at - begin
         if self._framing_bytes > self._most_bytes:
             raise Refused(431)
-        return part, piece[at:]
+        return part, at
 
-    def _empty_line(self, piece: bytes, at: int) -> int:
-        """Where the next one ends, or the piece does; it may have begun in what was fed before."""
-        found = (self._tail + piece[at : at + 3]).find(HEAD_END)
+    def _empty_line(self, piece: bytes, at: int, end: int) -> int:
+        """Where the next one ends, `end` if none does; it may have begun in what was fed before."""
+        found = (self._tail + piece[at : min(at + 3, end)]).find(HEAD_END)
         if found >= 0:
             return at + found + len(HEAD_END) - len(self._tail)
-        found = piece.find(HEAD_END, at)
-        return len(piece) if found < 0 else found + len(HEAD_END)
+        found = piece.find(HEAD_END, at, end)
+        return end if found < 0 else found + len(HEAD_END)

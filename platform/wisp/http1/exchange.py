@@ -29,13 +29,15 @@ async def refuse(stream: Stream, status: int) -> None:
 class Exchange:
     """`framing_bytes`: the most of a chunked body's framing in a row. `last`: no request may follow."""
 
-    __slots__ = ("_answer", "_body", "_fed", "_head", "_over", "_stream", "_taken")
+    __slots__ = ("_answer", "_at", "_body", "_fed", "_head", "_over", "_piece", "_stream", "_taken")
 
     def __init__(self, stream: Stream, head: RequestHead, framing_bytes: int, *, last: bool) -> None:
         self._stream = stream
         self._head = head
         self._body = Chunks(framing_bytes) if head.chunked else Counted(head.length)
         self._answer = Answer(head.method, head.version, closing=head.closing or last)
+        self._piece, self._at = b"", 0
+        """Of the body: what was taken last, and how far it is used."""
         self._fed = False
         self._taken = False
         """The application has been given all of the body."""
@@ -63,18 +65,27 @@ class Exchange:
         """Nothing where the body is complete. Raises `Refused`, also where it will not be."""
         stream, body, part = self._stream, self._body, b""
         while not (part or body.complete):
-            piece = stream.rest
-            if not piece:
-                if self._head.expects and not (self._fed or self._answer.sent or stream.lying_bytes):
-                    await stream.write([CONTINUE])
-                piece = await stream.take()
-                if not piece:
-                    raise Refused(400)
-            elif self._fed:
+            if self._piece:
                 await stream.turn()
-            self._fed = True
-            part, stream.rest = body.feed(piece)
+            else:
+                await self._take_piece()
+            part, self._at = body.feed(self._piece, self._at)
+            if body.complete:
+                stream.rest = self._piece[self._at :]
+            if body.complete or self._at == len(self._piece):
+                self._piece, self._at = b"", 0
         return part
+
+    async def _take_piece(self) -> None:
+        stream = self._stream
+        self._piece, stream.rest = stream.rest, b""
+        if not self._piece:
+            if self._head.expects and not (self._fed or self._answer.sent or stream.lying_bytes):
+                await stream.write([CONTINUE])
+            self._piece = await stream.take()
+            if not self._piece:
+                raise Refused(400)
+        self._fed = True
 
     async def send(self, message: Message) -> None:
         """What is sent after the caller has gone is dropped. Raises `ValueError` for headers that are none, and
