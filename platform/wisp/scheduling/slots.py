@@ -11,18 +11,16 @@ import contextlib
 import logging
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wisp.errors import ChildLost, InvalidFrame
 from wisp.scheduling.ahead import DEPTH, GIVE_BACK_NS, OVERDUE_NS, SKIPPED_CPU_NS, Ahead
 from wisp.scheduling.answers import SLICE_BYTES, take_out
-from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.bodyrooms import BodyRoom
 from wisp.scheduling.children import Child
 from wisp.scheduling.guestcalls import Caller, GuestCalls
+from wisp.scheduling.guestthread import GuestThread
 from wisp.scheduling.hosts import InferenceHost
-from wisp.scheduling.idleness import look
 from wisp.scheduling.jobs import Job, Lost
 from wisp.scheduling.lines import Lines
 from wisp.scheduling.loaded import Loaded
@@ -86,9 +84,7 @@ class Sandbox:
         """The pool's: who has it."""
         self._stop_fd = -1
         """Where the process hears which invocation to stop."""
-        self._thread = 0
-        """Of the process, that guests run on; 0 while it is not known."""
-        self._slowed = False
+        self._guest_thread = GuestThread()
 
     @property
     def pid(self) -> int | None:
@@ -237,11 +233,11 @@ class Sandbox:
             log.error("sandbox %d could not run a guest: %s", self.slot, ascii(reason))
             self._lose("the function could not be run; its operator was told")
         elif frame.kind == Kind.THREAD:
-            self._thread, self._slowed = self._own_thread(*THREAD.unpack(frame.payload)), False
+            self._follow(*THREAD.unpack(frame.payload))
         elif frame.kind == Kind.READY and not self.ready:
             said = self._pool.walls.note(ChildKind.SANDBOX, frame.payload)
-            fingerprint, self._thread = str(said["fingerprint"]), self._own_thread(int(str(said["thread"])))
-            self.ready, self._slowed = True, False
+            self._follow(int(str(said["thread"])))
+            fingerprint, self.ready = str(said["fingerprint"]), True
             self._delay_s = FIRST_DELAY_S
             self._pool.note_ready(self, fingerprint)
         else:
@@ -327,11 +323,10 @@ class Sandbox:
         run.end(Ending(outcome=Outcome.DEADLINE_EXCEEDED, receipt=receipt, response=b"", logs=b"", detail=detail))
         self.kill("a guest overran its deadline")
 
-    def _own_thread(self, thread: int) -> int:
-        """Raises `InvalidFrame` for one that is not the child's: what it says is not believed."""
-        if self._child is None or not Path(f"/proc/{self._child.pid}/task/{thread}").is_dir():
-            raise InvalidFrame("a thread that is none of its own")
-        return thread
+    def _follow(self, thread: int) -> None:
+        """Raises `InvalidFrame`."""
+        if self._child is not None:
+            self._guest_thread.follow(self._child.pid, thread)
 
     def cpu_ns(self) -> int:
         """What the process has used since its guest was started."""
@@ -339,15 +334,12 @@ class Sandbox:
 
     def look(self, turn: Turn, now_ns: int, cpu_ns: int) -> None:
         """At whether its guest has been idle."""
-        if self._thread and (pid := self.pid) is not None:
-            turn.idleness = look(turn.idleness, pid, self._thread, now_ns, cpu_ns)
+        self._guest_thread.look(turn, now_ns, cpu_ns)
 
     def slow_down(self) -> None:
-        """From here on everybody else goes first. Nothing where it has been done, or no guest runs."""
-        if self._thread and not self._slowed and self._run is not None:
-            self._slowed = True
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpriority(os.PRIO_PROCESS, self._thread, LONG_NICENESS)
+        """From here on everybody else goes first. Nothing where no guest runs."""
+        if self._run is not None:
+            self._guest_thread.slow_down()
 
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""
@@ -366,7 +358,7 @@ class Sandbox:
 
     def _note_end(self, reason: str) -> None:
         was_ready, self.ready = self.ready, False
-        self._thread = 0
+        self._guest_thread.forget()
         os.close(self._stop_fd)
         self._loaded.clear()
         self.detach()
