@@ -9,10 +9,11 @@ from bench.leasesim import fanned_out, quota, simulated
 from bench.scaling import BASE, COSTS
 
 
+@pytest.mark.parametrize("burst", [500, 10**5])
 @pytest.mark.parametrize("rate", [0.1, 1, 10])
-async def test_leases_are_as_many_as_arithmetic_says(rate: float) -> None:
-    outcome = await simulated(quota(10**5, 10**5), [rate], lasts_s=200)
-    assert outcome.leases_per_s == pytest.approx(lease_rate(rate), rel=0.4)
+async def test_leases_are_as_many_as_arithmetic_says(rate: float, burst: int) -> None:
+    outcome = await simulated(quota(10**5, burst), [rate], lasts_s=200)
+    assert outcome.leases_per_s == pytest.approx(lease_rate(rate, burst), rel=0.4)
     assert outcome.refused == 0
 
 

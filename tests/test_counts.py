@@ -111,6 +111,17 @@ async def test_a_warm_request_is_a_frame_there_and_a_frame_back(
     assert (frames["sent"], frames["received"], frames["reads"]) == (REQUESTS, REQUESTS, REQUESTS)
 
 
+async def test_a_function_goes_where_it_is_linked(node: Node, globex: Tenancy, frames: Counter[str]) -> None:
+    """Both free sandboxes have the module, and each of them one of its two functions."""
+    for name in ("one", "two"):
+        await globex.deploy(name, HELLO.read_bytes(), (HELLO.parent / "policy.yaml").read_bytes())
+    await asyncio.gather(*(globex.call(name) for name in ("one", "two")))
+    frames.clear()
+    for name in ("one", "two", "two", "one", "one"):
+        assert (await globex.call(name)).outcome is Outcome.OK
+    assert frames["sent"] == 5
+
+
 async def test_a_warm_request_makes_this_many_calls_in_the_router(node: Node, globex: Tenancy) -> None:
     await globex.deploy_folder("hello")
     app, statuses = DataPlane(node, Metrics()), Counter[int]()

@@ -17,7 +17,7 @@ import pytest
 from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.errors import RegistryUnavailable, TooManyInflight
-from wisp.ledger import Ledger
+from wisp.ledger import INTERVAL_S, LONGEST_S, PAUSE, Ledger, pause_s
 from wisp.names import TenantName, parse_function, parse_tenant
 from wisp.node import Node
 from wisp.registry.usage import METRICS, Place, Usage, Use
@@ -279,3 +279,7 @@ async def test_a_guest_that_is_lost_after_its_caller_went_away_is_nobodys_error(
     gc.collect()
     await asyncio.sleep(0)
     assert heard == []
+
+
+def test_deliveries_that_take_long_come_less_often_but_never_too_late() -> None:
+    assert [pause_s(took_s) for took_s in (0.0, 0.1, 1.0, 60.0)] == [INTERVAL_S, INTERVAL_S, PAUSE * 1.0, LONGEST_S]

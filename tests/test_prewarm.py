@@ -23,7 +23,7 @@ ENDLESS = b"wisp: 1\nabi: handler\nlimits: {timeout: 1500ms, fuel: 10G}\n"
 
 def linked(node: Node, module: Digest) -> list[bool]:
     """For each sandbox, whether it holds that module."""
-    return [module in slot._loaded for slot in node.sandboxes.slots]
+    return [module in slot.loaded for slot in node.sandboxes.slots]
 
 
 async def entry(acme: Tenancy) -> Entry:

@@ -26,6 +26,8 @@ TRUSTED_S: Final = 8.0
 HORIZON_S: Final = 2.0
 """A lease is for so long at the present pace."""
 LEAST_REQUESTS: Final = 8
+LEAST_BURST: Final = 64
+"""A lease is for this part of the burst at least: tenants by the thousand would each ask for eight again and again."""
 LEAST_SLOTS: Final = 4
 PORTION: Final = 64
 """One lease holds at most this part of a daily budget, unless few requests need more ..."""
@@ -216,7 +218,8 @@ class Allowance:
         elapsed_s = min(now - self.asked_at, LEASE_S)
         self.asked_at = now
         quota = self.quota
-        requests = self.requests.ask(elapsed_s, min(max(LEAST_REQUESTS, 2 * self.short), quota.burst), quota.burst)
+        least = max(LEAST_REQUESTS, quota.burst // LEAST_BURST, 2 * self.short)
+        requests = self.requests.ask(elapsed_s, min(least, quota.burst), quota.burst)
         demand = self.inflight + self.waiting
         slots = min(quota.max_inflight, max(LEAST_SLOTS, 2 * max(self._peak, demand)))
         if self._slots_contended:

@@ -1,4 +1,5 @@
-"""The usage ledger: what requests used, summed in memory by hour and function, delivered to the registry every second.
+"""The usage ledger: what requests used, summed in memory by hour and function, delivered to the registry every second,
+or, where many tenants have something in it, every few seconds.
 
 Each answered request stands in the node's journal before its answer is sent, and is delivered in a numbered batch that
 the registry takes once (`registry.usage`). What is never counted: requests that were running when the router was
@@ -27,12 +28,20 @@ from wisp.wire.outcome import Receipt
 log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
+LONGEST_S: Final = 5.0
+PAUSE: Final = 3
+"""Deliveries pause for an interval at least, and for so many times what the last one took, but for no longer than the
+longest: a thousand tenants cost a thousand scripts each time."""
 LAST_FLUSH_S: Final = 5.0
 MAX_PLACES: Final = 100_000
 """Hours and functions in one batch. Beyond, which takes days without Redis, hours are no longer told apart."""
 HOUR_S: Final = 3600
 SUMS: Final = itemgetter(*map(Receipt._fields.index, METRICS))
 """Of a receipt, what is summed, in its order."""
+
+
+def pause_s(took_s: float) -> float:
+    return min(LONGEST_S, max(INTERVAL_S, PAUSE * took_s))
 
 
 class Ledger:
@@ -93,9 +102,12 @@ class Ledger:
                 del batch.used[key]
 
     async def run(self) -> None:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(pause_s(took_s))
+            began = time.monotonic()
             await self.flush()
+            took_s = time.monotonic() - began
 
     async def flush(self) -> bool:
         """Delivers what was recorded before; whether all of it was."""

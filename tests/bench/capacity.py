@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wisp.allowances import DRY_S, HORIZON_S, LEAST_REQUESTS
+from wisp.allowances import DRY_S, HORIZON_S, LEAST_BURST, LEAST_REQUESTS
 from wisp.ledger import INTERVAL_S
 from wisp.quotas import IDLE_S, RENEW_S, SWEEP_S
 from wisp.registry.following import COMPARE_EVERY_S
@@ -84,8 +84,9 @@ class Load:
     share: float
 
 
-def lease_rate(requests: float) -> float:
-    """Leases that one node asks for one tenant, if its requests come at random and the quota is not short.
+def lease_rate(requests: float, burst: int = 0) -> float:
+    """Leases that one node asks for one tenant, if its requests come at random and the quota is not short. `burst`: of
+    the quota; unless it is large, it says nothing.
 
     Two for each that follows a silence of `IDLE_S` (one is given back, one is asked for); else one whenever half of
     what was granted is used, and one every `RENEW_S` of a lease that is used again. A sweep every `SWEEP_S` finds both.
@@ -94,7 +95,7 @@ def lease_rate(requests: float) -> float:
     if requests <= 0:
         return 0.0
     silent = math.exp(-requests * silence_s)
-    half_s = max((LEAST_REQUESTS / 2 + 1) / requests, HORIZON_S / 2)
+    half_s = max((max(LEAST_REQUESTS, burst // LEAST_BURST) / 2 + 1) / requests, HORIZON_S / 2)
     return 2 * requests * silent + (1 - silent) ** 2 / min(renewed_s, half_s)
 
 

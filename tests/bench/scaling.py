@@ -84,7 +84,9 @@ def checked(*, quick: bool) -> list[Result]:
     for rate in (0.02, 0.1, 0.3, 1.0, 3.0, 10.0, 50.0):
         lasts_s = (50 if quick else 500) * max(1.0, min(0.5 / rate, 10.0))
         outcome = simulate(quota(10**5, 10**5), [rate], lasts_s=lasts_s)
-        rows.append((f"{rate:g}/s at random, not short", f"{lease_rate(rate):.3f}", f"{outcome.leases_per_s:.3f}", ""))
+        rows.append(
+            (f"{rate:g}/s at random, not short", f"{lease_rate(rate, 10**5):.3f}", f"{outcome.leases_per_s:.3f}", "")
+        )
         found.append(Result(name=f"leases at {rate:g}/s", value=outcome.leases_per_s, unit="1/s"))
     for nodes in (3, 10, 30):
         rates = [2 * RATE / nodes] * nodes

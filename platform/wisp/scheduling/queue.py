@@ -187,7 +187,7 @@ class FairQueue(Generic[W]):
 
     def charge(self, tenant: str, cost_ns: int) -> None:
         """For a turn that begins, or for one that ended and cost more, or less (then negative), than it was charged."""
-        lane = self._lanes.get(tenant)
+        lane = self._lanes.get(tenant) if self._lanes else None
         if lane is not None:
             deficit_ns = lane.deficit_ns - cost_ns
             lane.deficit_ns = deficit_ns if deficit_ns > -DEBT_NS else -DEBT_NS

@@ -236,12 +236,15 @@ class Sandboxes:
         )
 
     def _take_idle(self, job: Job) -> Sandbox:
-        """The one that was used last of those that have the module, or of all."""
-        idle = self._idle
+        """The one that was used last of those that have the function, else of those that have its module, or of all."""
+        idle, link, found = self._idle, job.link, -1
         for at in range(len(idle) - 1, -1, -1):
-            if idle[at].has(job.link):
+            loaded = idle[at].loaded
+            if loaded.links(link):
                 return idle.pop(at)
-        return idle.pop()
+            if found < 0 and link.module in loaded:
+                found = at
+        return idle.pop(found)
 
     def _begin(self, run: Run, sandbox: Sandbox) -> None:
         turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
@@ -299,7 +302,7 @@ class Sandboxes:
                 return
             run.leave_queue(time.monotonic_ns())
             if not (run.job.models or run.job.needs_own) or self._has_models(run.job):
-                self._begin(run, sandbox := self._idle.pop())
+                self._begin(run, sandbox := self._take_idle(run.job))
                 self._fill(sandbox)
                 if ended is not None and run.tenant == ended.tenant and run.brief is ended.brief:
                     return  # shares are what they were, and nobody who waits had one left then

@@ -70,7 +70,7 @@ class Sandbox:
         self._taking: asyncio.Task[None] | None = None
         """A large answer's way out of the segment."""
         self._child: Child | None = None
-        self._loaded = Loaded()
+        self.loaded = Loaded()
         self._measure = Measure()
         self._lines = Lines(slot, self._measure, pool.own_hosts)
         self._calls = GuestCalls(slot, pool.answer_bytes, self._measure, send=self._send, kill=self.kill)
@@ -93,9 +93,6 @@ class Sandbox:
     @property
     def busy(self) -> bool:
         return self._run is not None
-
-    def has(self, link: FunctionLink) -> bool:
-        return link.module in self._loaded
 
     def spawn(self) -> None:
         if self._pool.stopping:
@@ -127,7 +124,7 @@ class Sandbox:
         assert self._run is None
         deadline_ns = time.monotonic_ns() + job.timeout_ns
         self._measure.begin(number)
-        self._loaded.bring(child, job)
+        self.loaded.bring(child, job)
         if job.binding is not None:
             self._lines.open(child, job, self._pool.host_of(job), job.binding, number, deadline_ns)
         kind = Kind.PROBE if job.probe else Kind.INVOKE
@@ -158,7 +155,7 @@ class Sandbox:
         """Behind what runs. Raises `ChildLost`."""
         child, job = self._child, run.job
         assert child is not None
-        self._loaded.bring(child, job)
+        self.loaded.bring(child, job)
         payload = INVOKE_HEAD.pack(run.number, job.link.handle, len(job.head), job.body_bytes, job.timeout_ns)
         child.send(Kind.NEXT, b"".join((payload, job.head, job.body, job.request_id)))
         self.ahead.runs.append(run)
@@ -199,7 +196,7 @@ class Sandbox:
         """Ahead of the first request; a process that is gone gets it then."""
         if self._child is not None:
             with contextlib.suppress(ChildLost):
-                self._loaded.bring(self._child, job)
+                self.loaded.bring(self._child, job)
 
     def detach(self, host: InferenceHost | None = None) -> None:
         """From this host, or from all."""
@@ -207,7 +204,7 @@ class Sandbox:
 
     def forget(self, link: FunctionLink) -> None:
         if self._child is not None:
-            self._loaded.forget(self._child, link)
+            self.loaded.forget(self._child, link)
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.RESULT:
@@ -360,7 +357,7 @@ class Sandbox:
         was_ready, self.ready = self.ready, False
         self._guest_thread.forget()
         os.close(self._stop_fd)
-        self._loaded.clear()
+        self.loaded.clear()
         self.detach()
         self._answer.clear(self._answer.size_bytes)
         self._calls.wipe()
