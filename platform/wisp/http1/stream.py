@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from wisp.connections import SMALL_BYTES, Callers, slowest_s
 
 AHEAD_BYTES: Final = 64 * 1024
 """Of what has come before it was asked for; the read that reaches this is the last."""
-
-
 SLICE_BYTES: Final = 256 * 1024
 
 
@@ -40,7 +38,8 @@ class Stream(asyncio.Protocol):
         self._entered = False
         self._asking: asyncio.Future[None] | None = None
         self._leaving: set[asyncio.Future[None]] = set()
-        self._writable: asyncio.Future[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     # What the transport calls
 
@@ -57,7 +56,7 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)
         self.lying_bytes += len(data)
-        if self._asking is not None and not self._queued:
+        if self._asking is not None and not (self._queued or self._asking.done()):
             if self.callers.turns.free():
                 self._wake()
             else:
@@ -83,13 +82,10 @@ class Stream(asyncio.Protocol):
             self.lost.set_result(None)
 
     def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        if self._writable is not None:
-            if not self._writable.done():
-                self._writable.set_result(None)
-            self._writable = None
+        self._writable.set()
 
     def _end(self) -> None:
         self.ended = True
@@ -100,7 +96,7 @@ class Stream(asyncio.Protocol):
 
     def _wake(self) -> bool:
         self._queued = False
-        if self._asking is None or self._asking.done():
+        if self._asking is None or self._asking.done() or not (self._pieces or self.ended):
             return False
         self._asking.set_result(None)
         return True
@@ -151,36 +147,37 @@ class Stream(asyncio.Protocol):
         transport = self.transport
         if transport.is_closing():
             return
-        if any(len(part) > SLICE_BYTES for part in parts):
-            await self._write_in_slices(parts)
+        size = sum(map(len, parts))
+        if size > SLICE_BYTES:
+            await self._write_in_slices(parts, size)
             return
         if len(parts) == 1:
             transport.write(parts[0])
-        elif sum(map(len, parts)) <= SMALL_BYTES:
+        elif size <= SMALL_BYTES:
             transport.write(b"".join(parts))
         else:
             transport.writelines(parts)
-        if self._writable is not None:
+        if not self._writable.is_set():
             try:
                 async with asyncio.timeout(slowest_s(transport.get_write_buffer_size())):
-                    await cast(Any, self._writable)
+                    await self._writable.wait()
             except TimeoutError:
                 transport.abort()
 
-    async def _write_in_slices(self, parts: Sequence[bytes]) -> None:
+    async def _write_in_slices(self, parts: Sequence[bytes], size: int) -> None:
         """Between two of which everybody else is served: the kernel takes many megabytes in one go, if it is let."""
         transport = self.transport
         try:
-            async with asyncio.timeout(slowest_s(sum(map(len, parts)))):
+            async with asyncio.timeout(slowest_s(size)):
                 for part in parts:
                     view = memoryview(part)
                     while view and not transport.is_closing():
                         transport.write(view[:SLICE_BYTES])
                         view = view[SLICE_BYTES:]
-                        if self._writable is None:
+                        if self._writable.is_set():
                             await asyncio.sleep(0)
                         else:
-                            await cast(Any, self._writable)
+                            await self._writable.wait()
         except TimeoutError:
             transport.abort()
 
