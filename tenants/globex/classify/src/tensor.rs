@@ -32,15 +32,20 @@ pub fn tensor(image: &Image) -> Vec<f32> {
     let layout = image.layout();
     let columns: [usize; SIDE] =
         std::array::from_fn(|x| x * image.width() / SIDE * layout.pixel_bytes);
-    let mut tensor = Vec::with_capacity(3 * PLANE);
-    for (normalised, offset) in NORMALISED.iter().zip(layout.rgb) {
-        for y in 0..SIDE {
-            let row = &image.row(y * image.height() / SIDE)[offset..];
-            tensor.extend(
-                columns
-                    .iter()
-                    .map(|&column| normalised[usize::from(row[column])]),
-            );
+    let mut tensor = vec![0.0; 3 * PLANE];
+    let (red, rest) = tensor.split_at_mut(PLANE);
+    let (green, blue) = rest.split_at_mut(PLANE);
+    let planes = (red.chunks_exact_mut(SIDE))
+        .zip(green.chunks_exact_mut(SIDE))
+        .zip(blue.chunks_exact_mut(SIDE));
+    let [r, g, b] = layout.rgb;
+    for (y, ((red, green), blue)) in planes.enumerate() {
+        let row = image.row(y * image.height() / SIDE);
+        for (((&column, red), green), blue) in columns.iter().zip(red).zip(green).zip(blue) {
+            let pixel = &row[column..];
+            *red = NORMALISED[0][usize::from(pixel[r])];
+            *green = NORMALISED[1][usize::from(pixel[g])];
+            *blue = NORMALISED[2][usize::from(pixel[b])];
         }
     }
     tensor
