@@ -20,7 +20,7 @@ from starlette.types import Message
 import wisp
 from bench.population import echo_module
 from platforms import TENANTS, Tenancy
-from sandbox.guests import Bench
+from sandbox.guests import Bench, link
 from wisp.api.dataplane import DataPlane
 from wisp.node import Node
 from wisp.registry.connection import Connection
@@ -36,6 +36,8 @@ FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 REQUESTS = 20
 CALLS, LIBRARY_CALLS = 133, 138
 """Of wisp's own functions in Python, and from them of others in C, for one request in the router."""
+SANDBOX_CALLS, SANDBOX_LIBRARY_CALLS = 36, 26
+"""The same in a sandbox's runner, for a handler that prints nothing. What it calls in the engine is counted apart."""
 WISP = str(Path(wisp.__file__).parent)
 ECHO_POLICY = b"wisp: 1\nabi: handler\nlimits: {memory: 64Mi, request_body: 4Mi, response_body: 4Mi, fuel: 1G}\n"
 
@@ -73,6 +75,35 @@ def test_a_request_makes_these_calls_into_the_engine(monkeypatch: pytest.MonkeyP
         "_get_fuel": 1,
         "_store_delete": 1,
     }
+
+
+def test_a_request_takes_this_many_calls_in_a_sandbox() -> None:
+    bench = Bench()
+    request: dict[str, Any] = {
+        "number": 1, "function": link(), "prepared": bench.prepare(HELLO), "deadline_ns": 2**62, "body": b"",
+        "head": encode_request_head(b"GET", b"/", b"", ((b"host", b"localhost"),)), "line": None,
+        "answer": bench.answer.view, "files": bench.modules.files(1), "habit": bench.modules.habit(1),
+    }  # fmt: skip
+
+    def calls_of_one() -> tuple[int, int]:
+        counts: Counter[str] = Counter()
+
+        def note(frame: FrameType, event: str, argument: object) -> None:
+            if frame.f_code.co_filename.startswith(WISP):
+                counts[event] += 1
+
+        sys.setprofile(note)
+        try:
+            ending, _ = bench.runner.run(**request)
+        finally:
+            sys.setprofile(None)
+        assert ending.outcome is Outcome.OK
+        return counts["call"], counts["c_call"]
+
+    ours, library = map(min, zip(*[calls_of_one() for _ in range(REQUESTS)], strict=True))
+    bench.close()
+    assert ours <= SANDBOX_CALLS
+    assert library <= SANDBOX_LIBRARY_CALLS
 
 
 @pytest.fixture
