@@ -34,7 +34,7 @@ HELLO = TENANTS / "globex" / "hello" / "module.wasm"
 FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 """What a function of a C library is an instance of."""
 REQUESTS = 20
-CALLS, LIBRARY_CALLS = 133, 138
+CALLS, LIBRARY_CALLS = 133, 137
 """Of wisp's own functions in Python, and from them of others in C, for one request in the router."""
 SANDBOX_CALLS, SANDBOX_LIBRARY_CALLS = 36, 26
 """The same in a sandbox's runner, for a handler that prints nothing. What it calls in the engine is counted apart."""

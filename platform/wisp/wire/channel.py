@@ -58,14 +58,14 @@ class Channel:
 
     def send(self, kind: int, payload: bytes | bytearray | memoryview = b"", fds: tuple[int, ...] = ()) -> None:
         """Raises `OSError` when the peer is gone, `BlockingIOError` when its buffer is full (non-blocking only)."""
-        if len(payload) >= MAX_FRAME_BYTES:
-            raise ValueError(f"a frame of {len(payload) + 1} bytes, at most {MAX_FRAME_BYTES}")
-        parts = (bytes((kind,)), payload)
-        if not fds and len(payload) < JOINED_BYTES:
-            self.sock.send(b"".join(parts), NO_SIGNAL)
+        size = len(payload)
+        if size >= MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {size + 1} bytes, at most {MAX_FRAME_BYTES}")
+        if size < JOINED_BYTES and not fds:
+            self.sock.send(bytes((kind,)) + payload, NO_SIGNAL)
             return
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else ()
-        self.sock.sendmsg(parts, rights, NO_SIGNAL)
+        self.sock.sendmsg((bytes((kind,)), payload), rights, NO_SIGNAL)
 
     def receive(self) -> Frame | None:
         """The next frame, or None at end of file. Raises `InvalidFrame` if truncated, `BlockingIOError` if none."""
