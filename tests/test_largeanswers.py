@@ -41,6 +41,9 @@ async def test_a_large_answer_is_whole_and_leaves_nothing_behind(node: Node, acm
     replies = await asyncio.gather(*calls)
     assert {reply.body for reply in replies} == {b"a" * BODY_BYTES, b"hi"}
     assert answers_taken(node) == 0
+    large, hello = node.sandboxes.times.of("acme", "large"), node.sandboxes.times.of("globex", "hello")
+    assert large.own.mean_ns == large.mean_ns  # it holds its sandbox until the router has all of it
+    assert hello.own.mean_ns < hello.mean_ns
 
 
 async def test_a_process_that_dies_while_its_answer_is_taken_costs_that_answer_alone(

@@ -274,7 +274,7 @@ class Sandboxes:
                 turn.runtime.note_cpu(cpu_ns)
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
-                own_ns = turn.own_ns(cpu_ns, nn_ns)
+                own_ns = None if turn.by_clock else turn.own_ns(cpu_ns, nn_ns)
             if not began:
                 turn.began = False
             self._turns.close(turn, whole=cpu_ns is not None, own_ns=own_ns)

@@ -256,6 +256,8 @@ class Sandbox:
 
     async def _take_out(self, run: Run, payload: bytes, used_bytes: int) -> None:
         """The guest has ended; its slot is free once its answer is out of it."""
+        if self.turn is not None:
+            self.turn.by_clock = True
         content = await take_out(self._answer, used_bytes)
         _, ending = decode_result(payload, content, taken_out=True)
         self._taking = None

@@ -18,9 +18,13 @@ GUESS_NS: Final = 2_000_000
 
 
 class Turn:
-    """`brief`: counted as such at present. `began`: its guest was started. `idleness`: once it was looked at."""
+    """`brief`: counted as such at present. `began`: its guest was started. `by_clock`: all the time that it held its
+    sandbox is its own, since its answer is so large that the router needs a while to take it out. `idleness`: once it
+    was looked at."""
 
-    __slots__ = ("began", "brief", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant")
+    __slots__ = (
+        "began", "brief", "by_clock", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant",
+    )  # fmt: skip
 
     def __init__(self, tenant: str, runtime: RunTime, *, brief: bool, granted_ns: int) -> None:
         self.tenant = tenant
@@ -31,6 +35,7 @@ class Turn:
         self.charged_ns = runtime.low_ns or GUESS_NS
         self.granted_ns = granted_ns
         self.began = False
+        self.by_clock = False
 
     def left_ns(self, now_ns: int) -> int:
         """How much longer it is expected to take, at least."""
