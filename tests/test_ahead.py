@@ -16,7 +16,8 @@ from platforms import HANDLER_POLICY, Reply, Tenancy
 from wat import REQUEST_AT, RESPONSE_AT, answering, escaped, handler
 from wisp.errors import ChildLost, InvalidFrame
 from wisp.node import Node
-from wisp.scheduling import runtimes, sandboxes, slots
+from wisp.scheduling import behind as followers
+from wisp.scheduling import runtimes, slots
 from wisp.scheduling.runs import Run
 from wisp.scheduling.slots import Sandbox
 from wisp.wire.channel import Frame
@@ -63,7 +64,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(runtimes, "BRIEF_NS", NEVER_NS)
     monkeypatch.setattr(runtimes, "QUICK_NS", NEVER_NS)
     monkeypatch.setattr(runtimes, "KNOWN_RUNS", 1)
-    monkeypatch.setattr(sandboxes, "WAKING_NS", NEVER_NS)
+    monkeypatch.setattr(followers, "WAKING_NS", NEVER_NS)
     noted: list[tuple[str, str]] = []
     send_ahead = Sandbox.send_ahead
 

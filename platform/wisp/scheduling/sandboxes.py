@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, QueueTimeout
-from wisp.scheduling.ahead import WAKING_NS
+from wisp.scheduling.behind import Behind
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.idleness import STEP_NS
 from wisp.scheduling.jobs import Job
@@ -33,12 +33,6 @@ READY_S = 30.0
 NS = 1_000_000_000
 WATCH_S = STEP_NS / NS
 """How often running guests are looked at, while any runs."""
-
-
-def may_go_ahead(run: Run) -> bool:
-    """Behind another that runs still."""
-    runtime = run.runtime
-    return runtime.quick and not runtime.spills and run.brief and run.job.self_contained and not run.skipped
 
 
 class Sandboxes:
@@ -78,6 +72,7 @@ class Sandboxes:
         self._watching: asyncio.TimerHandle | None = None
         self._numbers = itertools.count(1)
         self.slots = [Sandbox(self, slot) for slot in range(self._shares.total)]
+        self._behind = Behind(self.slots, self._idle, self._queue, self._numbers, put_back=self.put_back)
 
     @property
     def queued(self) -> int:
@@ -109,8 +104,8 @@ class Sandboxes:
                 while not self._has_models(job):  # another may have made room for itself before this goes on
                     await self._ensure_models(job)
             run = Run(job, runtime, loop, brief=brief, timeout_s=queue_timeout_s)
-            if (ahead := self._with_room(run)) is not None:
-                self._send_ahead(run, ahead)
+            if (ahead := self._behind.with_room(run)) is not None:
+                self._behind.send(run, ahead)
             elif self._idle and self._shares.may_take(job.tenant, brief):
                 self._begin(run, self._take_idle(job))
             else:
@@ -146,46 +141,6 @@ class Sandboxes:
             refuse_hopeless(self._expect(job.tenant, job.weight, brief=run.brief), timeout_s)
         self._queue.push(run, job.weight)
         run.expiry = loop.call_later(timeout_s, self._expire, run)
-
-    def _with_room(self, run: Run) -> Sandbox | None:
-        """Where it goes behind another of its tenant's, if it does; as few as can be before it."""
-        run.since_ns = now_ns = time.monotonic_ns()
-        if self._queue.length or not may_go_ahead(run) or (self._idle and run.runtime.cpu_ns > WAKING_NS):
-            return None
-        found: Sandbox | None = None
-        for sandbox in self.slots:
-            turn = sandbox.turn
-            if turn is not None and turn.tenant == run.tenant and sandbox.takes_ahead(now_ns):
-                if not sandbox.ahead.runs:
-                    return sandbox
-                found = found or sandbox
-        return found
-
-    def _send_ahead(self, run: Run, sandbox: Sandbox) -> bool:
-        run.sandbox, run.number, run.ahead = sandbox, next(self._numbers), True
-        run.sent_ns = time.monotonic_ns()
-        try:
-            sandbox.send_ahead(run)
-        except ChildLost:
-            self.put_back(run)
-            return False
-        except Exception as error:  # noqa: BLE001 - this request's own, as in `_begin`
-            run.ahead = False
-            sandbox.kill("a request could not be given to it whole")
-            run.fail(error)
-            return False
-        return True
-
-    def _fill(self, sandbox: Sandbox) -> None:
-        """What waits, and comes next, goes behind what runs there, where it may."""
-        turn = sandbox.turn
-        while turn is not None and self._queue.length and sandbox.takes_ahead(turn.granted_ns):
-            run = self._queue.next_of(turn.tenant, may_go_ahead)
-            if run is None:
-                return
-            run.leave_queue(run.since_ns)
-            if not self._send_ahead(run, sandbox):
-                return
 
     def put_back(self, run: Run) -> None:
         """One that was sent ahead and has not begun: it waits again, as the next of its tenant."""
@@ -292,7 +247,7 @@ class Sandboxes:
         run.leave_queue(now_ns)
         turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
         turn.began = True
-        self._fill(sandbox)
+        self._behind.fill(sandbox)
 
     def _grant(self, ended: Turn | None) -> None:
         """To whoever waits, what has become possible by this turn's end."""
@@ -303,7 +258,7 @@ class Sandboxes:
             run.leave_queue(time.monotonic_ns())
             if not (run.job.models or run.job.needs_own) or self._has_models(run.job):
                 self._begin(run, sandbox := self._take_idle(run.job))
-                self._fill(sandbox)
+                self._behind.fill(sandbox)
                 if ended is not None and run.tenant == ended.tenant and run.brief is ended.brief:
                     return  # shares are what they were, and nobody who waits had one left then
             else:  # the host died, or a model made room: it waits for that, but in no sandbox
