@@ -65,7 +65,9 @@ async def test_it_is_described_listed_and_ready(acme_calls: Caller, peer: Peer) 
         "name": "far", "versions": ["1"], "platform": "remote", "inputs": [spec], "outputs": [spec | {"name": "y"}],
     }  # fmt: skip
     listed = (await acme_calls.client.post("/repository/index")).json()
-    assert listed == [{"name": "far", "version": "1", "state": "READY", "reason": ""}]
+    assert listed == [
+        {"name": "far", "version": "1", "state": "UNKNOWN", "reason": "on another machine; GET its /ready asks that"}
+    ]
     for path in ("/models/far/ready", "/models/far/versions/1/ready"):
         assert (await acme_calls.get(path)).json() == {"name": "far", "ready": True}
     peer.readiness = b"503 Loading"

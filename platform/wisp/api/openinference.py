@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 SEGMENT: Final = b"v2"
 PLATFORM: Final = "onnxruntime_onnx"
 REMOTE_PLATFORM: Final = "remote"
+HERE: Final = {"state": "READY", "reason": ""}
+ON_ANOTHER_MACHINE: Final = {"state": "UNKNOWN", "reason": "on another machine; GET its /ready asks that"}
 """Which one it is there, its machine says."""
 LENGTH_HEADER: Final = JSON_LENGTH.lower().encode()
 BINARY_TYPE: Final = (b"content-type", b"application/octet-stream")
@@ -178,7 +180,7 @@ class OpenInference:
         return json_reply({"name": model.name, "ready": True}, head.request_id)
 
     async def _index(self, request: Incoming, head: Head, access: Access) -> Reply:
-        """All are ready: what is not loaded is when it is asked for, and no other machine is asked about its own."""
+        """What is here is ready, being loaded when it is asked for; of what is elsewhere nobody knows unasked."""
         body = RequestBody(self.inferring.budget, MAX_JSON_BYTES)
         try:
             if not head.bodiless:
@@ -189,7 +191,7 @@ class OpenInference:
             body.close()
         found = await self.inferring.models(access)
         listed = [
-            {"name": name, "version": str(model.version), "state": "READY", "reason": ""}
+            {"name": name, "version": str(model.version)} | (ON_ANOTHER_MACHINE if model.source else HERE)
             for name, versions in sorted(found.items())
             for model in versions
         ]
