@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from platforms import HANDLER_POLICY, Tenancy
-from wat import answering
+from wat import LOOP, answering, handler
 from wisp.node import Node
 from wisp.scheduling.runtimes import BRIEF_NS, RunTime
 
@@ -25,6 +28,24 @@ async def test_a_guest_that_sleeps_is_not_brief_though_it_uses_nothing(node: Nod
     assert (known.runs, known.brief) == (1, False)
     assert known.own.high_ns > BRIEF_NS
     assert known.cpu_ns < known.own.mean_ns
+
+
+async def test_a_guest_that_was_cut_off_is_judged_by_the_clock(node: Node, acme: Tenancy) -> None:
+    """However little of a core it had by then: a loop whose callers hang up would else pass for brief."""
+    await acme.deploy("loop", handler(LOOP), HANDLER_POLICY + b"limits: {fuel: 10G, timeout: 10s}\n")
+    known = runtime(node, acme, "loop")
+    call = asyncio.create_task(acme.call("loop"))
+    async with asyncio.timeout(30):
+        while not any(slot.busy for slot in node.sandboxes.slots):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        while not known.runs:
+            await asyncio.sleep(0.01)
+    assert known.own.mean_ns == known.mean_ns
+    assert not known.brief
 
 
 async def test_a_guest_that_answers_at_once_is(node: Node, acme: Tenancy) -> None:

@@ -256,8 +256,7 @@ class Sandbox:
 
     async def _take_out(self, run: Run, payload: bytes, used_bytes: int) -> None:
         """The guest has ended; its slot is free once its answer is out of it."""
-        if self.turn is not None:
-            self.turn.by_clock = True
+        self._judge_by_clock()
         content = await take_out(self._answer, used_bytes)
         _, ending = decode_result(payload, content, taken_out=True)
         self._taking = None
@@ -270,7 +269,13 @@ class Sandbox:
                 log.error("an answer was not taken out of its segment, by a defect", exc_info=error)
             self.kill(f"its answer could not be taken: {error}")
 
+    def _judge_by_clock(self) -> None:
+        if self.turn is not None:
+            self.turn.by_clock = True
+
     def _conclude(self, run: Run, ending: Ending) -> None:
+        if ending.outcome is Outcome.DEADLINE_EXCEEDED:
+            self._judge_by_clock()
         if ending.outcome is Outcome.INFERENCE_TIMEOUT:
             self.detach()
         self._finish(ending.measured(self._measure.end(ending.receipt, run.job.link)))
@@ -343,6 +348,7 @@ class Sandbox:
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""
         if self._run is not None and self._run.number == number:
+            self._judge_by_clock()
             with contextlib.suppress(OSError):  # full, or nobody reads: the process is ended below
                 os.write(self._stop_fd, STOP.pack(number, False))
             asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)

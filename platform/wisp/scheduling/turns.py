@@ -19,8 +19,8 @@ GUESS_NS: Final = 2_000_000
 
 class Turn:
     """`brief`: counted as such at present. `began`: its guest was started. `by_clock`: all the time that it held its
-    sandbox is its own, since its answer is so large that the router needs a while to take it out. `idleness`: once it
-    was looked at."""
+    sandbox is its own, since it was cut off before it had used what it would, or its answer is so large that the router
+    needs a while to take it out. `idleness`: once it was looked at."""
 
     __slots__ = (
         "began", "brief", "by_clock", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant",
