@@ -60,6 +60,16 @@ def test_a_run_that_was_cut_off_does_not_make_its_function_look_shorter() -> Non
     assert runtime.mean_ns > mean_ns
 
 
+def test_runs_that_were_cut_off_early_do_not_make_an_unknown_function_brief() -> None:
+    """A loop whose callers hang up at once would hold every sandbox after that."""
+    books, runtime = Books(), RunTime()
+    for _ in range(20):
+        books.run(runtime, 10, whole=False)
+    assert (runtime.runs, runtime.brief) == (0, False)
+    books.run(runtime, 100, whole=False)
+    assert (runtime.runs, runtime.brief) == (1, False)
+
+
 def test_a_brief_run_that_overstays_counts_as_long_from_then_on() -> None:
     books, runtime = Books(), RunTime()
     turn = books.turns.open("a", runtime, brief=True)

@@ -224,15 +224,15 @@ class Sandboxes:
         died since is not passed on: its successor reports in when it is ready."""
         turn, sandbox.turn = sandbox.turn, None
         if turn is not None:
-            own_ns = None
-            if cpu_ns is not None:
+            own_ns, whole = None, cpu_ns is not None and not turn.abandoned
+            if cpu_ns is not None and whole:
                 turn.runtime.note_cpu(cpu_ns)
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
                 own_ns = None if turn.by_clock else turn.own_ns(cpu_ns, nn_ns)
             if not began:
                 turn.began = False
-            self._turns.close(turn, whole=cpu_ns is not None, own_ns=own_ns)
+            self._turns.close(turn, whole=whole, own_ns=own_ns)
         if sandbox.ready:
             if sandbox.ahead.runs:
                 self._go_on(sandbox)

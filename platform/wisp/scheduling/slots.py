@@ -348,7 +348,8 @@ class Sandbox:
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""
         if self._run is not None and self._run.number == number:
-            self._judge_by_clock()
+            if self.turn is not None:
+                self.turn.abandoned = True
             with contextlib.suppress(OSError):  # full, or nobody reads: the process is ended below
                 os.write(self._stop_fd, STOP.pack(number, False))
             asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)

@@ -20,10 +20,11 @@ GUESS_NS: Final = 2_000_000
 class Turn:
     """`brief`: counted as such at present. `began`: its guest was started. `by_clock`: all the time that it held its
     sandbox is its own, since it was cut off before it had used what it would, or its answer is so large that the router
-    needs a while to take it out. `idleness`: once it was looked at."""
+    needs a while to take it out. `idleness`: once it was looked at. `abandoned`: its caller has gone."""
 
     __slots__ = (
-        "began", "brief", "by_clock", "charged_ns", "granted_ns", "idleness", "overstays", "runtime", "tenant",
+        "abandoned", "began", "brief", "by_clock", "charged_ns", "granted_ns", "idleness", "overstays", "runtime",
+        "tenant",
     )  # fmt: skip
 
     def __init__(self, tenant: str, runtime: RunTime, *, brief: bool, granted_ns: int) -> None:
@@ -36,6 +37,7 @@ class Turn:
         self.granted_ns = granted_ns
         self.began = False
         self.by_clock = False
+        self.abandoned = False
 
     def left_ns(self, now_ns: int) -> int:
         """How much longer it is expected to take, at least."""
@@ -62,12 +64,12 @@ class Turns:
         return turn
 
     def close(self, turn: Turn, *, whole: bool, own_ns: int | None = None) -> None:
-        """`whole`: the guest ended by itself or by its limits, so that its time says what its function takes. `own_ns`:
-        what it used itself, where that is known."""
+        """`whole`: the guest ended by itself or by its limits, so that its time says what its function takes; else only
+        that it takes no less. `own_ns`: what it used itself, where that is known."""
         took_ns = self._clock_ns() - turn.granted_ns
         self.shares.give_back(turn.tenant, brief=turn.brief)
         self._charge(turn.tenant, took_ns - turn.charged_ns)
-        if turn.began and (whole or took_ns > turn.runtime.mean_ns):
+        if turn.began and (whole or took_ns > max(turn.runtime.mean_ns, BRIEF_NS)):
             turn.runtime.note(took_ns, own_ns)
 
     def watch(self, turn: Turn, own_ns: int) -> None:
