@@ -31,6 +31,8 @@ class Line:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
         self.due = 0.0
+        self.last = False
+        """The server says that it takes no further request."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -46,11 +48,13 @@ class Line:
             raise RuntimeError("the connection was closed")
         self._received += data
         head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found or len(body) < int(head.lower().partition(b"\ncontent-length:")[2].partition(b"\r")[0]):
+        fields = head.lower()
+        if not found or len(body) < int(fields.partition(b"\ncontent-length:")[2].partition(b"\r")[0]):
             return False
         if not head.startswith(STATUS):
             raise RuntimeError(self._received[:600].decode("latin-1"))
         self._received = b""
+        self.last = b"\nconnection: close" in fields
         return True
 
     def close(self) -> None:
@@ -83,7 +87,10 @@ class Load:
             if line.is_answered():
                 self.found_ms.append((now - line.due) * 1e3)
                 self._waiting.remove(line)
-                self._idle.append(line)
+                if line.last:
+                    line.close()
+                else:
+                    self._idle.append(line)
 
     @property
     def under_way(self) -> bool:
