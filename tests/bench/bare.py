@@ -15,7 +15,7 @@ import uvloop
 from hypercorn.asyncio import serve
 
 from wisp import hypercornserver, uvicornserver
-from wisp.server import BACKLOG, listen
+from wisp.server import BACKLOG, HEAD_S, REQUESTS_A_CONNECTION, listen
 from wisp.settings import Settings
 
 BODY = b"Welcome to Globex.\n"
@@ -51,6 +51,7 @@ def main() -> None:
         return
     config = hypercornserver.make_config(settings, backlog=BACKLOG)
     config.bind = [settings.bind]
+    config.keep_alive_timeout, config.keep_alive_max_requests = HEAD_S, REQUESTS_A_CONNECTION  # as wisp's own
     uvloop.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
 
 
