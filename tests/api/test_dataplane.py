@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import re
-import weakref
 from dataclasses import replace
-
-import pytest
-from starlette.types import Message
 
 from api.asgi import LEAVE, speak
 from api.conftest import Api, bearer
 from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.api.app import create_app
-from wisp.api.dataplane import Incoming, Watch, guest_headers, read_head, split_path
-from wisp.errors import FunctionNotFound
 from wisp.wire.exchange import encode_response
 
 ECHO = handler(
@@ -30,83 +23,6 @@ ECHO = handler(
 )
 SLOW_POLICY = HANDLER_POLICY + b"limits: {fuel: 8G, timeout: 5s}\n"
 RECEIPT = ("wisp-outcome", "wisp-version", "wisp-fuel-used", "wisp-memory-peak", "wisp-nn-fuel", "server-timing")
-
-
-def test_a_guest_sees_no_credentials_and_no_connection() -> None:
-    head = read_head(
-        [
-            (b"host", b"h"),
-            (b"authorization", b"Bearer secret"),
-            (b"connection", b"keep-alive, X-Private"),
-            (b"x-private", b"1"),
-            (b"keep-alive", b"5"),
-            (b"transfer-encoding", b"chunked"),
-            (b"upgrade", b"h2c"),
-            (b"wisp-outcome", b"ok"),
-            (b"x-request-id", b"abc"),
-            (b"accept", b"a"),
-            (b"accept", b"b"),
-        ]
-    )
-    assert head.headers == ((b"host", b"h"), (b"x-request-id", b"abc"), (b"accept", b"a"), (b"accept", b"b"))
-    assert (head.secret, head.request_id, head.length) == ("secret", "abc", None)
-
-
-@pytest.mark.parametrize("offered", [b"", b"a b", b"x" * 129, b"a\nb", b"\xff"])
-def test_an_insane_request_id_is_replaced(offered: bytes) -> None:
-    assert re.fullmatch(r"[0-9a-f]{24}", read_head([(b"x-request-id", offered)]).request_id)
-
-
-def test_a_guest_cannot_forge_what_is_the_platforms() -> None:
-    kept = guest_headers(
-        (
-            (b"content-type", b"text/plain"),
-            (b"content-length", b"7"),
-            (b"transfer-encoding", b"chunked"),
-            (b"connection", b"x-inner"),
-            (b"x-inner", b"1"),
-            (b"date", b"never"),
-            (b"server", b"mine"),
-            (b"server-timing", b"guest;dur=0"),
-            (b"wisp-fuel-used", b"0"),
-            (b"set-cookie", b"a"),
-            (b"set-cookie", b"b"),
-        )
-    )
-    assert kept == [(b"content-type", b"text/plain"), (b"set-cookie", b"a"), (b"set-cookie", b"b")]
-
-
-@pytest.mark.parametrize(
-    ("path", "below"),
-    [
-        (b"/t/acme/fn", b"/"),
-        (b"/t/acme/fn/", b"/"),
-        (b"/t/acme/fn/a%2Fb//../c", b"/a%2Fb//../c"),
-        (b"/t/%61cme/f%6e", b"/"),
-    ],
-)
-def test_names_are_decoded_once_and_what_is_below_never(path: bytes, below: bytes) -> None:
-    assert split_path(path) == ("acme", "fn", below)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        b"/t/",
-        b"/t/acme",
-        b"/t/acme/",
-        b"/t//fn",
-        b"/t/Acme/fn",
-        b"/t/acme/v2",
-        b"/t/a%2Fb/c",
-        b"/t/%2561/fn",
-        b"/t/acme%00/fn",
-        b"/t/\xc3\xa9/fn",
-    ],
-)
-def test_what_is_no_name_is_no_function(path: bytes) -> None:
-    with pytest.raises(FunctionNotFound):
-        split_path(path)
 
 
 async def test_an_answer_carries_its_receipt(api: Api, acme: Tenancy) -> None:
@@ -200,28 +116,6 @@ async def test_a_caller_that_leaves_takes_its_guest_along(api: Api, acme: Tenanc
     answer = await api.bare.get("/t/acme/hi", headers=headers)
     assert answer.text == "hello"
     assert api.node.budget.used_bytes == 0
-
-
-async def test_a_request_that_was_watched_is_gone_without_a_collection() -> None:
-    waiting = asyncio.Event()
-
-    async def stay() -> Message:
-        waiting.set()
-        forever: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        return await forever
-
-    request, kept = Incoming(stay), weakref.ref(stay)
-    gc.disable()
-    try:
-        with Watch(request):
-            async with asyncio.timeout(30):
-                await waiting.wait()
-        del request, stay
-        for _ in range(3):  # the watching task ends
-            await asyncio.sleep(0)
-        assert kept() is None
-    finally:
-        gc.enable()
 
 
 async def _leave_while_running(api: Api, headers: dict[str, str], end: list[bytes]) -> int:

@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wisp.api import problems
 from wisp.api.control import Resource, offered_id, response_of
-from wisp.api.dataplane import PREFIX, DataPlane
+from wisp.api.dataplane import DataPlane
 from wisp.api.openinference import OpenInference, is_inference
+from wisp.api.requesthead import PREFIX
 from wisp.api.routes import by_path
 from wisp.telemetry import Metrics
 
