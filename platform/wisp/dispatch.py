@@ -28,7 +28,8 @@ from wisp.ledger import Ledger
 from wisp.names import FunctionName, RequestId, TenantName
 from wisp.plans import Plan, Plans
 from wisp.policy.ceilings import Ceilings
-from wisp.quotas import Quotas, Turn
+from wisp.quotas.quotas import Quotas
+from wisp.quotas.turns import Turn
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.registry.usage import ABANDONED

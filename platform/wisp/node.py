@@ -47,7 +47,7 @@ from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.pools import Pools
 from wisp.prewarm import Prewarmer
-from wisp.quotas import Quotas
+from wisp.quotas.quotas import Quotas
 from wisp.registry.bearers import ModelBearers
 from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher

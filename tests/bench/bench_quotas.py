@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quota_nodes import ACME, FREE, QUOTA, leases_asked, redis_running  # beside the tests
 from wisp.names import parse_function
 from wisp.policy.grants import Concurrency
-from wisp.quotas import Quotas
+from wisp.quotas.quotas import Quotas
 from wisp.registry.registry import Registry
 from wisp.wire.outcome import Receipt
 

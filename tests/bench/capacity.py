@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wisp.allowances import DRY_S, HORIZON_S, LEAST_BURST, LEAST_REQUESTS
 from wisp.ledger import INTERVAL_S
-from wisp.quotas import IDLE_S, RENEW_S, SWEEP_S
+from wisp.quotas.allowances import DRY_S, LEAST_BURST, LEAST_REQUESTS
+from wisp.quotas.leasedpools import HORIZON_S
+from wisp.quotas.quotas import IDLE_S, RENEW_S, SWEEP_S
 from wisp.registry.following import COMPARE_EVERY_S
 from wisp.registry.snapshot import CAPACITY
 

@@ -16,9 +16,9 @@ from enum import StrEnum
 from unittest import mock
 
 from quota_nodes import ACME, FREE, HELD_CLOCK, MIDDAY_S, redis_running, set_clock
-from wisp.allowances import LEASE_S, Allowance
 from wisp.policy.schema import Quota
-from wisp.quotas import IDLE_S, RENEW_S, SWEEP_S
+from wisp.quotas.allowances import LEASE_S, Allowance
+from wisp.quotas.quotas import IDLE_S, RENEW_S, SWEEP_S
 from wisp.registry import quotas as registry_quotas
 from wisp.registry.quotas import Ask, Lease
 from wisp.registry.registry import Registry

@@ -23,8 +23,8 @@ from bench.leasesim import quota
 from bench.report import Result
 from quota_nodes import ACME, FREE
 from registry.samples import CLASSIFY, digest, draft
-from wisp.allowances import Allowance
 from wisp.names import parse_function, parse_tenant
+from wisp.quotas.allowances import Allowance
 from wisp.registry.blobstore import open_blobs
 from wisp.registry.following import Following
 from wisp.registry.keys import EVENTS, Kind, key

@@ -26,7 +26,7 @@ from wisp.oip.datatypes import NAMES
 from wisp.oip.messages import Inference, Tensor
 from wisp.policy.ceilings import Ceilings
 from wisp.policy.grants import Concurrency
-from wisp.quotas import Quotas
+from wisp.quotas.quotas import Quotas
 from wisp.registry.memory import UNKNOWN
 from wisp.registry.records import Key, Model
 from wisp.registry.snapshot import Snapshot

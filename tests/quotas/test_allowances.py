@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quota_nodes import ACME, FREE, HELD_CLOCK, MIDDAY_S, QUOTA, redis_running, set_clock
-from wisp.allowances import DRY_S, LEASE_S, Allowance, Reservation
 from wisp.errors import RegistryUnavailable
+from wisp.quotas.allowances import DRY_S, LEASE_S, Allowance, Reservation
 from wisp.registry import quotas as registry_quotas
 from wisp.registry.quotas import Ask, Grant, Lease, Resource
 from wisp.registry.registry import Registry

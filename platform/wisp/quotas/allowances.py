@@ -17,14 +17,13 @@ from typing import Final
 from wisp.errors import Exhausted, QuotaExceeded, RateLimited
 from wisp.names import TenantName
 from wisp.policy.schema import Quota
-from wisp.registry.quotas import Ask, Grant, Lease, Resource
+from wisp.quotas.leasedpools import Pool
+from wisp.registry.quotas import Ask, Lease, Resource
 
 LEASE_S: Final = 10.0
 """After it, by Redis' clock, an unrenewed lease is anybody's."""
 TRUSTED_S: Final = 8.0
 """How long a node relies on one, by its own clock, from before it asked: clocks may differ in pace by a quarter."""
-HORIZON_S: Final = 2.0
-"""A lease is for so long at the present pace."""
 LEAST_REQUESTS: Final = 8
 LEAST_BURST: Final = 64
 """A lease is for this part of the burst at least: tenants by the thousand would each ask for eight again and again."""
@@ -33,8 +32,6 @@ PORTION: Final = 64
 """One lease holds at most this part of a daily budget, unless few requests need more ..."""
 LEAST_PORTION: Final = 1024
 """... and at least this part."""
-SHORTEST_S: Final = 0.5
-"""A pace is not judged by less."""
 DRY_S: Final = 0.1
 """Where requests or slots are short, a node asks again no sooner; meanwhile it refuses by itself ..."""
 SPENT_S: Final = 1.0
@@ -61,54 +58,6 @@ SAID: Final = {
     Resource.BYTES_OUT: ("bytes_out_per_day", 1),
 }
 """The quota's key, and how many of our units are one of its."""
-
-
-class Pool:
-    """One resource. `left`: to be taken now, below zero where requests needed more than they had reserved."""
-
-    __slots__ = ("acknowledged", "estimate", "left", "limit", "low", "reserved", "sent", "spent", "used", "want")
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.left: float = 0
-        self.reserved: float = 0
-        self.spent = 0
-        self.sent = 0
-        self.acknowledged = 0
-        self.used = 0
-        self.low: float = 0
-        self.want = 0
-        self.estimate: float = 0
-
-    def reserve(self, most: float) -> float:
-        amount = min(self.estimate, most, self.left if self.left > 0 else 0)
-        self.left -= amount
-        self.reserved += amount
-        return amount
-
-    def settle(self, reserved: float, used: int) -> None:
-        self.left += reserved - used
-        self.reserved -= reserved
-        self.spent += used
-        self.estimate = max(used, self.estimate - (self.estimate - used) / 8)
-
-    def ask(self, elapsed_s: float, least: float, most: float) -> Ask:
-        pace = (self.spent - self.sent) / max(elapsed_s, SHORTEST_S)
-        free = min(max(pace * HORIZON_S, least), max(most, least))
-        self.want = math.ceil(free + self.reserved)
-        if self.limit is not None:
-            self.want = min(self.want, self.limit)
-        self.sent = self.spent
-        keep = min(self.want, math.floor(max(self.left, 0) + self.reserved))
-        if self.limit is not None:
-            self.left = min(self.left, self.want - self.reserved)  # what is more goes back with this lease
-        return Ask(limit=self.limit, keep=keep, want=self.want, spent=self.spent, acknowledged=self.acknowledged)
-
-    def take_over(self, grant: Grant) -> None:
-        self.left = grant.granted - (self.spent - self.sent) - self.reserved
-        self.low = -math.inf if self.limit is None else self.left / 2
-        self.acknowledged = self.sent
-        self.used = grant.used
 
 
 @dataclass(slots=True)

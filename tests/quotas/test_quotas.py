@@ -22,7 +22,7 @@ from wisp.node import Node
 from wisp.oip.messages import parse_inference
 from wisp.policy.grants import Concurrency
 from wisp.policy.schema import Quota
-from wisp.quotas import Quotas
+from wisp.quotas.quotas import Quotas
 from wisp.registry.following import Following
 from wisp.registry.keys import EVENTS
 from wisp.registry.records import Entry

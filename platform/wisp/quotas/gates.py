@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 
-from wisp.allowances import Allowance
 from wisp.errors import QueueTimeout, TooManyInflight
+from wisp.quotas.allowances import Allowance
 
 NS_PER_S = 1_000_000_000
 
