@@ -24,7 +24,7 @@ from sandbox.guests import Bench, link
 from wisp.api.dataplane import DataPlane
 from wisp.node import Node
 from wisp.registry.connection import Connection
-from wisp.sandbox import capi
+from wisp.sandbox import capi, engine, store
 from wisp.telemetry import Metrics
 from wisp.wire.channel import Channel
 from wisp.wire.exchange import encode_request_head
@@ -58,23 +58,24 @@ def test_a_request_makes_these_calls_into_the_engine(monkeypatch: pytest.MonkeyP
     prepare = bench.prepare(HELLO)
     monkeypatch.setattr(bench, "prepare", lambda guest: prepare)
     counts: Counter[str] = Counter()
-    for name, function in vars(capi).copy().items():
-        if isinstance(function, FOREIGN):
-            monkeypatch.setattr(capi, name, counted(cast(Callable[..., Any], function), name, counts))
+    for module in (capi, engine, store):
+        for name, function in vars(module).copy().items():
+            if isinstance(function, FOREIGN):
+                monkeypatch.setattr(module, name, counted(cast(Callable[..., Any], function), name, counts))
     ending = bench.run(HELLO, head=head)
     assert ending.outcome is Outcome.OK
     assert ending.receipt.host_calls == 0
     assert counts == {
-        "_store_new": 1,
-        "_store_context": 1,
-        "_store_limiter": 1,
-        "_set_fuel": 1,
-        "_set_epoch_deadline": 1,
-        "_pre_instantiate": 1,
-        "_export_get": 3,
-        "_func_call": 3,
-        "_get_fuel": 1,
-        "_store_delete": 1,
+        "wasmtime_store_new": 1,
+        "wasmtime_store_context": 1,
+        "wasmtime_store_limiter": 1,
+        "wasmtime_context_set_fuel": 1,
+        "wasmtime_context_set_epoch_deadline": 1,
+        "wasmtime_instance_pre_instantiate": 1,
+        "wasmtime_instance_export_get": 3,
+        "wasmtime_func_call_unchecked": 3,
+        "wasmtime_context_get_fuel": 1,
+        "wasmtime_store_delete": 1,
     }
 
 

@@ -41,7 +41,7 @@ from bench.stage import (  # noqa: E402
 )
 from bench.wasmfiles import module_of  # noqa: E402
 from served import connected, processes_of  # noqa: E402
-from wisp.sandbox.capi import Engine  # noqa: E402
+from wisp.sandbox.engine import Engine  # noqa: E402
 
 SMALL_MODEL = REPOSITORY / "tenants" / "acme" / "digits"
 MIB = 1 << 20

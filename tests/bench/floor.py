@@ -16,35 +16,37 @@ import wasmtime
 from wasmtime._instance import InstanceExports
 
 from wisp.sandbox import capi
-from wisp.sandbox.capi import RAW_BYTES, Engine, Export, Store, _check, _config_new, _engine_new, _function, _linker_new
+from wisp.sandbox.capi import RAW_BYTES, check, declared
+from wisp.sandbox.engine import CONFIGURATION, Engine
+from wisp.sandbox.store import Export, Store
 
 P = ctypes.c_size_t
 FUEL = 10_000_000
 MEMORY_BYTES = 32 << 20
 INSTANCES = 4
 
-_pooling_new = _function("wasmtime_pooling_allocation_config_new", P)
-_pooling_delete = _function("wasmtime_pooling_allocation_config_delete", None, P)
-_pooling_set = _function("wasmtime_pooling_allocation_strategy_set", None, P, P)
-_as_traps = _function("wasmtime_linker_define_unknown_imports_as_traps", P, P, P)
-_memory_data = _function("wasmtime_memory_data", P, P, P)
-_limiter = _function("wasmtime_store_limiter", None, P, *[ctypes.c_int64] * 5)
+_pooling_new = declared("wasmtime_pooling_allocation_config_new", P)
+_pooling_delete = declared("wasmtime_pooling_allocation_config_delete", None, P)
+_pooling_set = declared("wasmtime_pooling_allocation_strategy_set", None, P, P)
+_as_traps = declared("wasmtime_linker_define_unknown_imports_as_traps", P, P, P)
+_memory_data = declared("wasmtime_memory_data", P, P, P)
+_limiter = declared("wasmtime_store_limiter", None, P, *[ctypes.c_int64] * 5)
 
 
 def pooling_engine() -> int:
-    config, pool = _config_new(), _pooling_new()
-    for name, value in capi.CONFIGURATION.items():
-        _function(f"wasmtime_config_{name}_set", None, P, ctypes.c_bool)(config, value or name == "memory_init_cow")
+    config, pool = capi.wasm_config_new(), _pooling_new()
+    for name, value in CONFIGURATION.items():
+        declared(f"wasmtime_config_{name}_set", None, P, ctypes.c_bool)(config, value or name == "memory_init_cow")
     for name, most in (
         ("total_memories", INSTANCES),
         ("total_core_instances", INSTANCES),
         ("total_tables", INSTANCES),
         ("max_memory_size", MEMORY_BYTES),
     ):
-        _function(f"wasmtime_pooling_allocation_config_{name}_set", None, P, P)(pool, most)
+        declared(f"wasmtime_pooling_allocation_config_{name}_set", None, P, P)(pool, most)
     _pooling_set(config, pool)
     _pooling_delete(pool)
-    return int(_engine_new(config))
+    return int(capi.wasm_engine_new_with_config(config))
 
 
 def bare_c_api(wasm: bytes, request: bytes) -> Callable[[], bytes]:
@@ -52,10 +54,10 @@ def bare_c_api(wasm: bytes, request: bytes) -> Callable[[], bytes]:
     engine = Engine.__new__(Engine)
     engine.pointer = pooling_engine()
     module, prepared = P(), P()
-    _check(capi._module_new(engine.pointer, wasm, len(wasm), ctypes.addressof(module)))
-    linker = _linker_new(engine.pointer)
-    _check(_as_traps(linker, module.value))
-    _check(capi._linker_pre(linker, module.value, ctypes.addressof(prepared)))
+    check(capi.wasmtime_module_new(engine.pointer, wasm, len(wasm), ctypes.addressof(module)))
+    linker = capi.wasmtime_linker_new(engine.pointer)
+    check(_as_traps(linker, module.value))
+    check(capi.wasmtime_linker_instantiate_pre(linker, module.value, ctypes.addressof(prepared)))
     values = (ctypes.c_uint64 * (2 * RAW_BYTES // 8))()
     at, second = ctypes.addressof(values), RAW_BYTES // 8
 

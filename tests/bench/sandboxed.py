@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wisp.sandbox.capi import Engine
+from wisp.sandbox.engine import Engine
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.modules import LinkedModules

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import wasmtime
 
-from wisp.sandbox.capi import Engine
+from wisp.sandbox.engine import Engine
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.hostline import HostLine

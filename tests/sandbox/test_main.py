@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.children import SandboxChild, fixed_segment, unsealed_segment
 from sandbox.guests import ANSWER, ROOT, assembled, compiled, descriptors, handler, link
-from wisp.sandbox.capi import configuration_fingerprint
+from wisp.sandbox.engine import configuration_fingerprint
 from wisp.sandbox.handler import ENVELOPE_BYTES
 from wisp.scheduling.loaded import MAX_MODULES
 from wisp.wire.channel import MAX_FRAME_BYTES

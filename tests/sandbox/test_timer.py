@@ -14,7 +14,8 @@ import pytest
 from sandbox.children import SandboxChild
 from sandbox.guests import ANSWER, Bench, handler
 from wisp.sandbox import wasi
-from wisp.sandbox.capi import INCREMENT_EPOCH, Engine
+from wisp.sandbox.capi import INCREMENT_EPOCH
+from wisp.sandbox.engine import Engine
 from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
 from wisp.wire.outcome import Outcome
 from wisp.wire.walls import UNPRIVILEGED

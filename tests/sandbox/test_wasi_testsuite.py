@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from sandbox.guests import ROOT, SECOND_NS, Bench, link, to_wasm
-from wisp.sandbox.capi import EXTERN_FUNC, RAW_BYTES, EngineError, Store, Trapped
+from wisp.sandbox.capi import EXTERN_FUNC, RAW_BYTES
 from wisp.sandbox.clocks import REALTIME, now_ns
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.habits import Habit
@@ -30,8 +30,10 @@ from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.nodes import ScratchFile
 from wisp.sandbox.preview1 import ROOT as PREOPENED
 from wisp.sandbox.preview1 import STDERR, STDIN, STDOUT
+from wisp.sandbox.store import Store
 from wisp.sandbox.streams import Input, Output
 from wisp.sandbox.timer import EPOCH_TICKS
+from wisp.sandbox.traps import EngineError, Trapped
 from wisp.wire.invocations import MountLink
 from wisp.wire.outcome import Outcome
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-from wisp.sandbox.capi import EXTERN_FUNC, EXTERN_MEMORY, RAW_BYTES, EngineError, Store, Trapped
+from wisp.sandbox.capi import EXTERN_FUNC, EXTERN_MEMORY, RAW_BYTES
 from wisp.sandbox.cgi import MalformedHead, parse_head, variables
 from wisp.sandbox.handler import EMPTY, ENVELOPE_BYTES, Answer, initialize, required
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.preview1 import STDIN, STDOUT
+from wisp.sandbox.store import Store
 from wisp.sandbox.streams import Input, Output
+from wisp.sandbox.traps import EngineError, Trapped
 from wisp.wire.exchange import decode_request_head, encode_response
 from wisp.wire.invocations import INLINE_BYTES, FunctionLink
 from wisp.wire.outcome import Outcome

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 
-from wisp.sandbox.capi import Engine, EngineError
+from wisp.sandbox.engine import Engine
 from wisp.sandbox.sections import MalformedModule, read_facts
+from wisp.sandbox.traps import EngineError
 from wisp.wire.channel import Channel
 from wisp.wire.compilations import LENGTH, MAX_FACTS_BYTES, MAX_REASON_BYTES, Kind
 from wisp.wire.confinement import enter

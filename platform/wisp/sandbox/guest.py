@@ -9,8 +9,8 @@ from typing import Final
 from wisp.policy.choices import Abi
 from wisp.sandbox import command, handler
 from wisp.sandbox.arena import Arena
-from wisp.sandbox.capi import Engine, EngineError, Linker, Store, TrapCode, Trapped
 from wisp.sandbox.clocks import REALTIME, now_ns
+from wisp.sandbox.engine import Engine, Linker
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.handler import EMPTY
@@ -19,7 +19,9 @@ from wisp.sandbox.hostline import HostLine
 from wisp.sandbox.invocation import Invocation
 from wisp.sandbox.outbound import OutboundLine
 from wisp.sandbox.pagemap import PageMap
+from wisp.sandbox.store import Store
 from wisp.sandbox.timer import EPOCH_TICKS, DeadlineTimer
+from wisp.sandbox.traps import EngineError, TrapCode, Trapped
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending, Outcome, Receipt
 

@@ -10,8 +10,9 @@ import ctypes
 from typing import Final
 
 from wisp.sandbox import memory
-from wisp.sandbox.capi import EXTERN_FUNC, EXTERN_MEMORY, RAW_BYTES, Export, Store
+from wisp.sandbox.capi import EXTERN_FUNC, EXTERN_MEMORY, RAW_BYTES
 from wisp.sandbox.invocation import Invocation
+from wisp.sandbox.store import Export, Store
 from wisp.wire.exchange import MAX_HEADER_BYTES, MAX_HEADERS
 from wisp.wire.invocations import INLINE_BYTES
 from wisp.wire.outcome import Outcome

@@ -18,6 +18,7 @@ from typing import Final
 
 from wisp.policy.capabilities import CAPABILITIES, NN_MODULE, OWN_MODULE, WASI_MODULE
 from wisp.sandbox import capi, http, nn, wasi
+from wisp.sandbox.engine import Engine, Linker
 from wisp.sandbox.invocation import Invocation, Stop
 from wisp.sandbox.memory import BadPointer
 from wisp.wire.outcome import Outcome
@@ -78,10 +79,10 @@ def raw_callback(
     return callback
 
 
-def link(engine: capi.Engine, current: Current) -> capi.Linker:
+def link(engine: Engine, current: Current) -> Linker:
     """All capabilities' functions. What a function may import was judged when it was deployed; whether it may use what
     it imports is judged by each call against the grants."""
-    linker = capi.Linker(engine)
+    linker = Linker(engine)
     for module, (functions, fault) in FRONTS.items():
         for name, function in functions.items():
             params, results = CAPABILITIES[module].functions[name]

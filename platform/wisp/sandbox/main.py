@@ -14,7 +14,7 @@ import time
 
 from wisp.errors import InvalidFrame
 from wisp.policy.choices import MountSource
-from wisp.sandbox.capi import EngineError, configuration_fingerprint
+from wisp.sandbox.engine import configuration_fingerprint
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.handler import MissingExport
 from wisp.sandbox.hostline import HostLine
@@ -24,6 +24,7 @@ from wisp.sandbox.outbound import OutboundLine
 from wisp.sandbox.pagemap import open_pagemap
 from wisp.sandbox.sentahead import SentAhead
 from wisp.sandbox.shifts import Shifts, slowed_down
+from wisp.sandbox.traps import EngineError
 from wisp.wire.channel import Channel, Frame
 from wisp.wire.confinement import enter
 from wisp.wire.invocations import (

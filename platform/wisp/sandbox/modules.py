@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from wisp.errors import InvalidFrame
-from wisp.sandbox.capi import Engine, Linker, delete_module, delete_prepared
+from wisp.sandbox.engine import Engine, Linker, delete_module, delete_prepared
 from wisp.sandbox.filesystem import FileTree
 from wisp.sandbox.habits import Habit
 from wisp.sandbox.mapping import MappedBundle
