@@ -40,6 +40,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "code models bearers",
         "inferring",
         "inline",
+        "stores",
         "inspection prewarm keeping modeluploads",
         "trials",
         "guards policybook forecast",

@@ -158,7 +158,7 @@ async def test_a_module_is_compiled_again_when_its_code_is_gone(node: Node, acme
     deployed = await acme.deploy("fn", GOOD)
     for path in (node.data_dir / "code").iterdir():
         path.unlink()
-    node.code.cache.drop(deployed.version.module)
+    node.stores.code.cache.drop(deployed.version.module)
     replies = await asyncio.gather(*(acme.call("fn") for _ in range(5)))
     assert {reply.body for reply in replies} == {b"one"}
 

@@ -100,7 +100,7 @@ async def test_bytes_that_are_no_model_are_an_errno(open_node: Node, acme: Tenan
     for data in (b"no model", b"", IDENTITY[:20], elsewhere.SerializeToString()):
         bring(talk, data)
     assert (await play(acme, talk)).errnos == [Errno.INVALID_ENCODING] * 4
-    open_node.inline._admissions = None  # type: ignore[assignment]
+    open_node.stores.inline._admissions = None  # type: ignore[assignment]
     assert (await play(acme, talk)).errnos == [Errno.INVALID_ENCODING] * 4
     lines = [line.text for line in open_node.tenantlog.lines(acme.name, (await acme.target("puppet")).function)]
     assert any("keeps its data in another file" in line for line in lines)
@@ -120,12 +120,12 @@ async def test_one_request_brings_few_models_and_the_same_one_once(
 async def test_a_load_that_outlives_its_request_serves_the_next(open_node: Node, acme: Tenancy) -> None:
     await acme.deploy("puppet", puppet_of_a_node(), POLICY.replace(b"10s", b"20ms"))
     async with asyncio.timeout(PATIENCE_S):
-        while not open_node.inline._held:
+        while not open_node.stores.inline._held:
             reply = await acme.call("puppet", infer(IDENTITY, 1).body())
-            if not open_node.inline._held:
+            if not open_node.stores.inline._held:
                 assert reply.outcome in (Outcome.INFERENCE_TIMEOUT, Outcome.DEADLINE_EXCEEDED)
             await asyncio.sleep(0.05)
-    open_node.inline._admissions = None  # type: ignore[assignment]
+    open_node.stores.inline._admissions = None  # type: ignore[assignment]
     await acme.deploy("puppet", puppet_of_a_node(), POLICY)
     assert (await play(acme, infer(IDENTITY, 1))).errnos == [Errno.SUCCESS] * 5
 
@@ -147,7 +147,7 @@ async def test_a_policy_may_not_allow_what_the_ceiling_does_not(acme: Tenancy) -
 
 async def until_closed(node: Node) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while node.inline._held or sessions(node):
+        while node.stores.inline._held or sessions(node):
             await asyncio.sleep(0.02)
 
 
@@ -160,7 +160,7 @@ async def test_a_model_that_makes_room_is_closed_in_its_host(
     other = Talk()
     bring(other, onnx_models.scale(2))
     assert (await play(acme, other)).errnos == [Errno.SUCCESS]
-    assert len(open_node.inline._held) == len(sessions(open_node)) == 1
+    assert len(open_node.stores.inline._held) == len(sessions(open_node)) == 1
 
 
 async def test_a_function_that_goes_takes_its_models_with_it(open_node: Node, acme: Tenancy) -> None:

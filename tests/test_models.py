@@ -73,7 +73,7 @@ async def test_a_model_that_is_admitted_no_more_still_opens(node: Node, monkeypa
     async def refuse(*_: object) -> None:
         raise InvalidModel("the model was refused: larger than it may be now")
 
-    monkeypatch.setattr(node.models, "_judge", refuse)
+    monkeypatch.setattr(node.stores.models, "_judge", refuse)
     await node.host.ensure((model.digest,))
     assert node.host.has((model.digest,))
     assert not weights_mapped(node)

@@ -222,7 +222,7 @@ async def test_one_session_of_a_shared_model_serves_all_tenants(node: Node, acme
         await tenant.deploy("infer", INFER, entries("batch_rows"))
     query = "graph=batch_rows&type=f32&dims=1,4"
     assert await ask(acme, "infer", floats(1, 2, 3, 4), query) == (200, floats(4, 6))
-    assert await node.blobs.delete(model.digest)
+    assert await node.stores.blobs.delete(model.digest)
     assert await ask(globex, "infer", floats(5, 6, 7, 8), query) == (200, floats(12, 14))
 
     async def one(tenant: Tenancy, number: int) -> bool:

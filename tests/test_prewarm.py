@@ -41,9 +41,9 @@ def prewarmer(node: Node, *, switch_s: float) -> Prewarmer:
     return Prewarmer(
         plans=node.dispatcher.plans,
         functions=node.registry.functions,
-        code=node.code,
-        bundles=node.bundles,
-        hostfiles=node.hostfiles,
+        code=node.stores.code,
+        bundles=node.stores.bundles,
+        hostfiles=node.stores.hostfiles,
         host=node.host,
         own_hosts=node.own_hosts,
         sandboxes=node.sandboxes,
@@ -87,9 +87,9 @@ async def test_a_version_that_does_not_get_ready_does_not_keep_the_former_for_ev
     two = (await acme.deploy("fn", answering(b"two"), activate=False)).version
     assert (await acme.call("fn")).body == b"one"
     node.snapshot.prepare = prewarmer(node, switch_s=0.05).warm
-    async with node.code.compilers._turns.take("another"):  # nothing is compiled meanwhile
-        node.code.cache.drop(two.module)
-        node.code.cache._path(two.module).unlink()
+    async with node.stores.code.compilers._turns.take("another"):  # nothing is compiled meanwhile
+        node.stores.code.cache.drop(two.module)
+        node.stores.code.cache._path(two.module).unlink()
         with caplog.at_level(logging.WARNING):
             await activate(acme, 2)
         assert "fn@2 answers from now on, though it is not ready" in caplog.text
@@ -102,13 +102,13 @@ async def test_what_cannot_be_had_is_told_and_tried_again(
     node: Node, acme: Tenancy, caplog: pytest.LogCaptureFixture
 ) -> None:
     two = (await acme.deploy("fn", answering(b"two"))).version
-    assert await node.blobs.delete(two.module)
-    node.code.cache.drop(two.module)
-    node.code.cache._path(two.module).unlink()
+    assert await node.stores.blobs.delete(two.module)
+    node.stores.code.cache.drop(two.module)
+    node.stores.code.cache._path(two.module).unlink()
     with caplog.at_level(logging.WARNING):
         warming = asyncio.create_task(prewarmer(node, switch_s=20).warm(await entry(acme)))
         await until(lambda: "fn@1 is not ready to answer" in caplog.text)
-        await node.blobs.put_bytes(answering(b"two"))
+        await node.stores.blobs.put_bytes(answering(b"two"))
         await warming
-    assert node.code.cache.peek(two.module) is not None
+    assert node.stores.code.cache.peek(two.module) is not None
     assert "answers from now on, though" not in caplog.text

@@ -7,7 +7,6 @@ blobs) is watched: a task that ends by a defect is logged at once, and the node 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 from collections.abc import Coroutine
@@ -15,68 +14,53 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 from wisp.accesslog import AccessLog
 from wisp.background import Background
 from wisp.bearers import Bearers
-from wisp.bundles import BundleStore
-from wisp.code import CodeStore
-from wisp.cores import usable_cores
 from wisp.datadirectory import DataDirectory
 from wisp.denials import Denials
 from wisp.deployment import Deployer
 from wisp.dispatch import Dispatcher
 from wisp.egress.outbound import Egress
 from wisp.egress.remote import Remotes
-from wisp.errors import InvalidSettings, RegistryUnavailable
+from wisp.errors import InvalidSettings
 from wisp.guards import Guards
-from wisp.hostmounts import HostStore
 from wisp.inferring.catalogue import Catalogue
 from wisp.inferring.hosted import HostedModels
 from wisp.inferring.inferring import Inferring
 from wisp.inferring.remote import RemoteInference
-from wisp.inline import InlineModels
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
-from wisp.models import ModelStore
 from wisp.modeluploads import ModelUploads
-from wisp.names import Digest
-from wisp.placement import model_of
 from wisp.policy.ceilings import Ceilings, default_policies_dir
 from wisp.policybook import PolicyBook, make_policy_book
 from wisp.pools import Pools
 from wisp.prewarm import Prewarmer
 from wisp.quotas.quotas import Quotas
 from wisp.registry.bearers import ModelBearers
-from wisp.registry.blobstore import BlobStore, open_blobs
 from wisp.registry.cipher import SecretCipher
 from wisp.registry.embedded import EmbeddedRedis
 from wisp.registry.following import Following, nothing
-from wisp.registry.garbage import collect_garbage
+from wisp.registry.garbage import collect_at_times
 from wisp.registry.registry import Registry
 from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
-from wisp.scheduling.admissions import Admissions
 from wisp.scheduling.budget import ByteBudget
-from wisp.scheduling.codecache import CodeCache, load_key
-from wisp.scheduling.compilers import Compilers
-from wisp.scheduling.hosts import InferenceHost, OpenedModel
-from wisp.scheduling.modelcache import ModelCache
-from wisp.scheduling.rooms import Room, Rooms
+from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.rooms import Rooms
 from wisp.scheduling.routerlines import RouterLines
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.tenanthosts import TenantHosts
-from wisp.scheduling.uploads import UploadTurns, concurrent_uploads
 from wisp.scheduling.walls import WallWatch
 from wisp.settings import Settings
+from wisp.stores import Stores
 from wisp.suspensions import Suspensions
 from wisp.tenantlog import TenantLog
 from wisp.trials import Trials
 
 log = logging.getLogger(__name__)
 
-GARBAGE_EVERY_S = 600.0
 LINES_PER_WORKER = 4
 """Inferences that callers ask for without a guest, at a time: those that wait in the host are there to be batched."""
 
@@ -101,12 +85,7 @@ class Node:
         self.book: PolicyBook
         self.snapshot: Snapshot
         self.secrets: Secrets
-        self.blobs: BlobStore
-        self.code: CodeStore
-        self.models: ModelStore
-        self.inline: InlineModels
-        self.bundles: BundleStore
-        self.hostfiles = HostStore()
+        self.stores: Stores
         self.host: InferenceHost
         self.own_hosts: TenantHosts
         self.gpu_host: InferenceHost | None = None
@@ -144,7 +123,18 @@ class Node:
     async def _start(self) -> None:
         empty_directory = self.directory.prepare()
         embedded, offline = await self._start_registry()
-        await self._start_stores(empty_directory, local=embedded is not None)
+        self.stores = Stores(
+            self._stack,
+            self.settings,
+            data_dir=self.data_dir,
+            empty_directory=empty_directory,
+            connection=self.registry.connection,
+            local=embedded is not None,
+            ceilings=lambda: self.ceilings,
+            budget=self.budget,
+            walls=self.walls,
+        )
+        await self._start_children(empty_directory)
         bearers = Bearers(ModelBearers(self.registry.connection, self.secrets.cipher))
         remotes = Remotes(bearers.of)
         self._stack.push_async_callback(remotes.close)
@@ -154,7 +144,7 @@ class Node:
         if embedded is not None:
             beside.append(embedded.run())
         beside += [self.book.run(), self.guards.run(), self.quotas.run(), self.ledger.run()]
-        beside += [self.own_hosts.run(), self._collect_garbage()]
+        beside += [self.own_hosts.run(), collect_at_times(self.registry, self.stores.blobs)]
         self._stack.push_async_callback(self.background.end)
         self.background.start(beside)
 
@@ -193,51 +183,28 @@ class Node:
             self.accesslog.start()
             self._stack.callback(self.accesslog.stop)
 
-    async def _start_stores(self, empty_directory: Path, *, local: bool) -> None:
-        """What is kept as files and segments, and the children that make it and use it."""
-        self.blobs = open_blobs(
-            self.settings.blobs or (f"file://{quote(str(self.data_dir / 'blobs'))}" if local else "redis:"),
-            connection=self.registry.connection,
-            cache=self.data_dir / "blobcache",
-            cache_bytes=self.settings.blob_cache_bytes,
-        )
-        self._stack.push_async_callback(self.blobs.aclose)
-        cache = CodeCache(self.data_dir / "code", load_key(self.data_dir / "code.key"))
-        self._stack.callback(cache.close)
-        turns = UploadTurns(concurrent_uploads(usable_cores()))
-        compilers = Compilers(empty_directory=empty_directory, turns=turns, walls=self.walls)
-        admissions = Admissions(empty_directory=empty_directory, turns=turns, walls=self.walls)
-        self.code = CodeStore(cache, compilers, self.blobs)
-        models = ModelCache(self.data_dir / "models", load_key(self.data_dir / "models.key"))
-        self.models = ModelStore(models, admissions, self.blobs, lambda: self.ceilings)
-        guests = Admissions(empty_directory=empty_directory, walls=self.walls)
-        self.inline = InlineModels(guests, lambda: self.ceilings, self.budget)
-        self.bundles = BundleStore(self.blobs)
-        self._stack.callback(self.bundles.cache.close)
-        self._stack.callback(self.hostfiles.close)
-        await self._start_children(empty_directory, cache, compilers, admissions)
-
-    async def _start_children(
-        self, empty_directory: Path, cache: CodeCache, compilers: Compilers, admissions: Admissions
-    ) -> None:
-        limits = self.ceilings.ceiling.limits
+    async def _start_children(self, empty_directory: Path) -> None:
+        """And tries what is started for each upload."""
+        limits, stores = self.ceilings.ceiling.limits, self.stores
         self.book.fit(limits.response_body + limits.logs)
         pools = Pools(
             self.settings,
             empty_directory=empty_directory,
             rooms=Rooms(self.data_dir / "models" / "rooms"),
             answer_bytes=limits.response_body + limits.logs,
-            open_model=self._open_model,
-            on_fingerprint=cache.set_fingerprint,
+            open_model=stores.open_model,
+            on_fingerprint=stores.code.cache.set_fingerprint,
             walls=self.walls,
         )
         self.host, self.own_hosts, self.sandboxes = pools.host, pools.own_hosts, pools.sandboxes
-        self.inline.host, self.inline.own_hosts = self.host, self.own_hosts
+        stores.inline.host, stores.inline.own_hosts = self.host, self.own_hosts
         self._stack.push_async_callback(self.host.stop)
         self._stack.push_async_callback(self.own_hosts.stop)
-        self._stack.push_async_callback(self.inline.close)
+        self._stack.push_async_callback(stores.inline.close)
         self._stack.push_async_callback(self.sandboxes.stop)
-        await asyncio.gather(self.host.start(), self.sandboxes.start(), compilers.probe(), admissions.probe())
+        await asyncio.gather(
+            self.host.start(), self.sandboxes.start(), stores.compilers.probe(), stores.admissions.probe()
+        )
         if pools.gpu_host is not None:
             self._stack.push_async_callback(pools.gpu_host.stop)
             await pools.start_gpu_host()
@@ -247,21 +214,15 @@ class Node:
                 raise InvalidSettings(f"--require-walls: {missing[0]}")
             self.walls.enforced = True
 
-    async def _open_model(self, digest: Digest, room: Room) -> OpenedModel:
-        model, gpu = model_of(digest)
-        if gpu:  # what was prepared is for a processor
-            return OpenedModel(fd=await self.blobs.open(model), gpu=True)
-        return self.inline.open(digest) or await self.models.open(model, room)
-
     def _open_uploads(self, remotes: Remotes, bearers: Bearers) -> None:
         self.deployer = Deployer(
             registry=self.registry,
             snapshot=self.snapshot,
-            blobs=self.blobs,
+            blobs=self.stores.blobs,
             trials=Trials(
-                code=self.code,
-                bundles=self.bundles,
-                hostfiles=self.hostfiles,
+                code=self.stores.code,
+                bundles=self.stores.bundles,
+                hostfiles=self.stores.hostfiles,
                 sandboxes=self.sandboxes,
                 ceilings=lambda: self.ceilings,
                 gpu=self.gpu_host is not None,
@@ -271,8 +232,8 @@ class Node:
         )
         self.model_uploads = ModelUploads(
             registry=self.registry,
-            blobs=self.blobs,
-            models=self.models,
+            blobs=self.stores.blobs,
+            models=self.stores.models,
             remotes=remotes,
             bearers=bearers,
             ceilings=lambda: self.ceilings,
@@ -294,10 +255,10 @@ class Node:
             host=self.host,
             own_hosts=self.own_hosts,
             gpu_host=self.gpu_host,
-            code=self.code,
-            bundles=self.bundles,
-            hostfiles=self.hostfiles,
-            inline=self.inline,
+            code=self.stores.code,
+            bundles=self.stores.bundles,
+            hostfiles=self.stores.hostfiles,
+            inline=self.stores.inline,
             budget=self.budget,
             tenantlog=self.tenantlog,
             denials=self.denials,
@@ -330,9 +291,9 @@ class Node:
         prewarmer = Prewarmer(
             plans=self.dispatcher.plans,
             functions=self.registry.functions,
-            code=self.code,
-            bundles=self.bundles,
-            hostfiles=self.hostfiles,
+            code=self.stores.code,
+            bundles=self.stores.bundles,
+            hostfiles=self.stores.hostfiles,
             host=self.host,
             own_hosts=self.own_hosts,
             gpu_host=self.gpu_host,
@@ -356,18 +317,11 @@ class Node:
                 policies=lambda: self.book.documents.values(),
                 unsettled=lambda: following.unsettled,
                 recalling=lambda: following.recalling,
-                blobs=self.blobs if elsewhere else None,
+                blobs=self.stores.blobs if elsewhere else None,
             )
             beside.append(self.kept.keeper.run())
             self._stack.push_async_callback(self.kept.keeper.save)
         return beside
-
-    async def _collect_garbage(self) -> None:
-        while True:
-            await asyncio.sleep(GARBAGE_EVERY_S)
-            with contextlib.suppress(RegistryUnavailable):  # it is reported by what serves requests; here: next time
-                await self.registry.tenants.repair_index()
-                await collect_garbage(self.registry, self.blobs)
 
     def providers(self) -> dict[str, tuple[str, ...]]:
         """onnxruntime's, by the inference host that has them."""

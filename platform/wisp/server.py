@@ -203,8 +203,8 @@ def gauges_of(node: Node) -> Gauges:
         + node.own_hosts.restarts
         + (0 if node.gpu_host is None else node.gpu_host.restarts),
         quotas_cut_off=node.quotas.cut_off,
-        blob_cache_bytes=node.blobs.cached_bytes,
-        blob_faults=node.blobs.faults.counts,
+        blob_cache_bytes=node.stores.blobs.cached_bytes,
+        blob_faults=node.stores.blobs.faults.counts,
         denials=node.denials.counts,
         walls=node.walls.levels(),
         providers=node.providers(),

@@ -296,7 +296,7 @@ async def test_uploads_deletes_and_a_collection_at_once_leave_whole_versions(gre
     node = greet.api.node
     function = await node.registry.functions.get(parse_tenant("acme"), parse_function("greet"))
     for version in await node.registry.functions.versions(function.tenant, function.name):
-        assert await node.blobs.exists(version.module)
+        assert await node.stores.blobs.exists(version.module)
         answer = await greet.call(wisp_version=str(version.number))
         assert (answer.status_code, answer.headers["wisp-version"]) == (200, str(version.number))
     assert (await greet.call()).headers["wisp-version"] == str(function.active)

@@ -117,7 +117,7 @@ async def measure_compiling(node: Node, turns: int) -> list[Result]:
         for _ in range(turns):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             with module.open("rb") as source:
-                async with node.code.compilers.start(limits) as compilation:
+                async with node.stores.code.compilers.start(limits) as compilation:
                     await compilation.facts(source.fileno(), limits)
                     await compilation.code()
             after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -159,7 +159,7 @@ async def explain_module(context: Context) -> Response:
         idle_s=context.node.settings.body_timeout_s,
     ) as upload:
         policy = await asyncio.to_thread(parse_policy, upload.policy)
-        facts = await read_facts(context.node.code.compilers, upload.module, limits)
+        facts = await read_facts(context.node.stores.code.compilers, upload.module, limits)
     return document((await asyncio.to_thread(explain, facts, policy, tenant_class, ceilings.ceiling)).as_json())
 
 

@@ -7,6 +7,10 @@ cluster a scan may miss a key that moves to another server meanwhile, and no key
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+from wisp.errors import RegistryUnavailable
 from wisp.names import Digest
 from wisp.registry.blobstore import BlobStore
 from wisp.registry.codec import decode
@@ -15,6 +19,7 @@ from wisp.registry.keys import Kind, everywhere
 from wisp.registry.records import Model, Version
 from wisp.registry.registry import Registry
 
+EVERY_S = 600.0
 YOUNG_S = 3600.0
 """Longer than any deployment takes from its first blob to its version."""
 
@@ -51,3 +56,12 @@ async def collect_garbage(registry: Registry, blobs: BlobStore, *, young_s: floa
         if digest not in referenced and await blobs.delete(digest, unless_put_within_s=young_s)
     ]
     return tuple(removed)
+
+
+async def collect_at_times(registry: Registry, blobs: BlobStore) -> None:
+    """Until cancelled, and mends the index of tenants beforehand."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        with contextlib.suppress(RegistryUnavailable):  # it is reported by what serves requests; here: next time
+            await registry.tenants.repair_index()
+            await collect_garbage(registry, blobs)
