@@ -21,6 +21,10 @@ class Peer:
     port: int = 0
     behaviour: str = "echo"
     readiness: bytes = b"200 OK"
+    """Empty: it never says."""
+    readinesses: int = 0
+    may_answer: asyncio.Event | None = None
+    """What it waits for before it says whether it is ready."""
     metadata: object = field(default_factory=lambda: METADATA)
     extensions: tuple[str, ...] = ("binary_tensor_data",)
     inferences: int = 0
@@ -44,6 +48,12 @@ class Peer:
             assert path.startswith("/some/prefix/v2/models/m/versions/1")
             if head.startswith("GET"):
                 if path.endswith("/ready"):
+                    self.readinesses += 1
+                    if not self.readiness:
+                        await self.hang(reader)
+                        return
+                    if self.may_answer is not None:
+                        await self.may_answer.wait()
                     await self.send(writer, b"{}", status=self.readiness)
                 else:
                     await self.send(writer, json.dumps(self.metadata).encode())
@@ -58,11 +68,14 @@ class Peer:
         finally:
             writer.close()
 
+    async def hang(self, reader: asyncio.StreamReader) -> None:
+        self.hung.set()
+        await reader.read()
+        self.left.set()
+
     async def infer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
         if self.behaviour == "slow":
-            self.hung.set()
-            await reader.read()
-            self.left.set()
+            await self.hang(reader)
             return
         output: dict[str, object] = SPEC | {
             "name": "y",

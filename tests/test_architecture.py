@@ -6,6 +6,7 @@ ARCHITECTURE.md tells why. A module or room that these tables do not know fails 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +139,13 @@ def test_imports_go_to_the_left() -> None:
         if not may_import(room, parts[1]):
             wrong.append(str(imported))
     assert wrong == []
+
+
+def test_the_document_tells_the_same_order() -> None:
+    found = re.search(r"`(errors < [^`]*)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert found is not None
+    told = [frozenset(rooms.replace(",", " ").split()) for rooms in found[1].split("<")]
+    assert told == list(ORDER)
 
 
 def test_the_package_itself_imports_nothing() -> None:

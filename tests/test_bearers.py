@@ -65,6 +65,14 @@ class Platform:
         return self.ask("POST", f"/t/{tenant}/infer?graph=m&type=f32&dims=2,4", secret, content=ROWS)
 
 
+def refused_there(here: Platform, secret: str) -> bool:
+    """What is remembered of a machine is told by a plain index, for a moment."""
+    index = "/t/globex/v2/repository/index"
+    ready = here.ask("POST", index, secret, json={"ready": True}).json()
+    (row,) = here.ask("POST", index, secret).json()
+    return (ready, row["state"], row["reason"]) == ([], "UNAVAILABLE", "on another machine: it answers 401")
+
+
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not holds():
@@ -101,6 +109,10 @@ def test_a_guest_infers_with_a_model_that_wisp_serves_under_a_key(tmp_path: Path
         assert answer.status_code == 200, answer.text
         assert answer.json()["outputs"][0]["data"] == [4, 6, 12, 14]
 
+        ready = {"name": "far", "version": "1", "state": "READY", "reason": ""}
+        listed = here.ask("POST", "/t/globex/v2/repository/index", globex, json={"ready": True})
+        assert listed.json() == [ready], "it was asked with its bearer"
+
         assert here.ask("DELETE", f"/v1/tenants/acme/keys/{first}").status_code == 204
         until(lambda: here.infer("globex", globex).status_code == 502)
         failed = here.infer("globex", globex)
@@ -111,6 +123,7 @@ def test_a_guest_infers_with_a_model_that_wisp_serves_under_a_key(tmp_path: Path
         assert (answer.status_code, answer.json()["code"]) == (502, "remote_failed")
         assert "it answers 401" in answer.json()["detail"]
 
+        until(lambda: refused_there(here, globex))
         _, other = here.issue()
         replaced = here.register(bearer=other)
         assert (replaced.status_code, replaced.json()) == (200, created.json())

@@ -30,6 +30,7 @@ from wisp.inferring.catalogue import Catalogue
 from wisp.inferring.hosted import HostedModels
 from wisp.inferring.inferring import Inferring
 from wisp.inferring.remote import RemoteInference
+from wisp.inferring.states import RemoteStates
 from wisp.keeping import Keeper, KeptState, prepare_registry
 from wisp.ledger import Ledger
 from wisp.modeluploads import ModelUploads
@@ -274,11 +275,14 @@ class Node:
         )
         lines = RouterLines(LINES_PER_WORKER * self.settings.workers)
         self._stack.callback(lines.close)
+        states = RemoteStates(remotes)
+        self._stack.push_async_callback(states.close)
         self.inferring = Inferring(
             snapshot=self.snapshot,
             catalogue=Catalogue(self.registry.models),
             hosted=HostedModels(host=self.host, own_hosts=self.own_hosts, lines=lines),
             remote=RemoteInference(remotes, self.budget),
+            states=states,
             budget=self.budget,
             quotas=self.quotas,
             suspensions=suspensions,

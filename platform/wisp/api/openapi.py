@@ -42,7 +42,12 @@ OPEN_INFERENCE = (
     ("/models/{model}/versions/{version}/ready", "get", "getInferenceModelVersionReady", "One version is loaded."),
     ("/models/{model}/infer", "post", "infer", "One inference; JSON, or JSON with binary tensors behind it."),
     ("/models/{model}/versions/{version}/infer", "post", "inferVersion", "One inference of one version."),
-    ("/repository/index", "post", "listInferenceModels", "The models that this tenant may name."),
+    (
+        "/repository/index",
+        "post",
+        "listInferenceModels",
+        "The models that this tenant may name; with ready, those that can be asked.",
+    ),
 )
 """Below `/t/{tenant}/v2`."""
 IF_MATCH = {

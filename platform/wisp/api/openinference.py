@@ -47,9 +47,6 @@ log = logging.getLogger(__name__)
 SEGMENT: Final = b"v2"
 PLATFORM: Final = "onnxruntime_onnx"
 REMOTE_PLATFORM: Final = "remote"
-HERE: Final = {"state": "READY", "reason": ""}
-ON_ANOTHER_MACHINE: Final = {"state": "UNKNOWN", "reason": "on another machine; GET its /ready asks that"}
-"""Which one it is there, its machine says."""
 
 
 def is_inference(raw_path: bytes) -> bool:
@@ -175,20 +172,19 @@ class OpenInference:
         return json_reply({"name": model.name, "ready": True}, head.request_id)
 
     async def _index(self, request: Incoming, head: Head, access: Access) -> Reply:
-        """What is here is ready, being loaded when it is asked for; of what is elsewhere nobody knows unasked."""
+        """What is elsewhere is asked for only where the caller wants what is ready alone: it waits for that."""
+        ready = False
         body = RequestBody(self.inferring.budget, MAX_JSON_BYTES)
         try:
             if not head.bodiless:
                 await request.read_into(body, self.body_timeout_s)
             if body.size_bytes:
-                messages.parse_object(content(body), "the request")
+                ready = messages.parse_index(content(body))
         finally:
             body.close()
-        found = await self.inferring.models(access)
         listed = [
-            {"name": name, "version": str(model.version)} | (ON_ANOTHER_MACHINE if model.source else HERE)
-            for name, versions in sorted(found.items())
-            for model in versions
+            {"name": model.name, "version": str(model.version), "state": state.readiness, "reason": state.reason}
+            for model, state in await self.inferring.listed(access, ready=ready)
         ]
         return json_reply(listed, head.request_id)
 

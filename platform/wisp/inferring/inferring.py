@@ -20,6 +20,7 @@ from wisp.inferring.access import Access, Asked, Ran
 from wisp.inferring.catalogue import Catalogue, Named
 from wisp.inferring.hosted import HostedModels
 from wisp.inferring.remote import RemoteInference
+from wisp.inferring.states import READY, Readiness, RemoteStates, State
 from wisp.ledger import Ledger
 from wisp.names import RESERVED_FUNCTIONS, FunctionName, TenantName
 from wisp.oip.datatypes import NAMES
@@ -63,6 +64,7 @@ class Inferring:
         catalogue: Catalogue,
         hosted: HostedModels,
         remote: RemoteInference,
+        states: RemoteStates,
         budget: ByteBudget,
         quotas: Quotas,
         suspensions: Suspensions,
@@ -74,6 +76,7 @@ class Inferring:
         self._catalogue = catalogue
         self._hosted = hosted
         self._remote = remote
+        self._states = states
         self._quotas = quotas
         self._suspensions = suspensions
         self._ledger = ledger
@@ -107,6 +110,16 @@ class Inferring:
         if not access.ceilings.ceiling.models.max_inferences:
             return {}
         return await self._catalogue.of(access.tenant.name)
+
+    async def listed(self, access: Access, *, ready: bool) -> list[tuple[Model, State]]:
+        """By name and version, with what is known at this moment; with `ready` only those that can be asked now, for
+        which other machines are asked. Raises `RegistryUnavailable`."""
+        found = await self.models(access)
+        models = [model for _, versions in sorted(found.items()) for model in versions]
+        if ready:
+            await self._states.ask(model for model in models if model.source)
+        listed = [(model, self._states.of(model) if model.source else READY) for model in models]
+        return [each for each in listed if not ready or each[1].readiness is Readiness.READY]
 
     async def find(self, access: Access, name: str, version: str | None) -> Model:
         """Raises `NotFound`, `RegistryUnavailable`."""

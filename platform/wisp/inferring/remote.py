@@ -91,7 +91,7 @@ class RemoteInference:
         time_ns = min(access.timeout_ns(None), access.ceilings.ceiling.models.max_time)
         try:
             async with asyncio.timeout(time_ns / NS):
-                await self._remotes.ask_ready(_remote(model, time_ns))
+                await self._remotes.ask_ready(remote_model(model, time_ns))
         except (TimeoutError, Unreachable, Broken) as error:
             raise _failure(error, time_ns) from error
 
@@ -113,7 +113,7 @@ class RemoteInference:
             try:
                 async with asyncio.timeout(asked.time_ns / NS):
                     outputs = await self._remotes.infer(
-                        _remote(asked.model, asked.time_ns),
+                        remote_model(asked.model, asked.time_ns),
                         asked.inputs,
                         asked.access.response_bytes + MAX_JSON_BYTES,
                         held.take,
@@ -127,7 +127,8 @@ class RemoteInference:
         return Ran(outputs=outputs, failure=failure, metered=metered)
 
 
-def _remote(model: Model, time_ns: int) -> RemoteModel:
+def remote_model(model: Model, time_ns: int) -> RemoteModel:
+    """As one request may use it."""
     return RemoteModel(
         name=model_field(model.name, model.version),
         source=parse_source(model.source),

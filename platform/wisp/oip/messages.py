@@ -114,6 +114,12 @@ def parse_inference(body: bytes | memoryview, json_length: int | None) -> Infere
     )
 
 
+def parse_index(body: bytes | memoryview) -> bool:
+    """Whether a request for the repository's index wants only what is ready. Raises `InvalidRequest`,
+    `RequestTooLarge`."""
+    return _flag(parse_object(body, "the request"), "ready", "the request")
+
+
 def parse_tensors(message: Object, key: str, rest: memoryview) -> tuple[tuple[Tensor, ...], memoryview]:
     """(the tensors under this key, what they leave of the bytes behind). Raises `InvalidRequest`."""
     tensors: list[Tensor] = []
