@@ -8,7 +8,8 @@ import weakref
 
 from starlette.types import Message
 
-from wisp.api.incoming import Incoming, Watch
+from wisp.api.incoming import Incoming
+from wisp.api.watches import Watch, Watches
 
 
 async def test_a_request_that_was_watched_is_gone_without_a_collection() -> None:
@@ -22,7 +23,7 @@ async def test_a_request_that_was_watched_is_gone_without_a_collection() -> None
     request, kept = Incoming(stay), weakref.ref(stay)
     gc.disable()
     try:
-        with Watch(request):
+        with Watch(Watches(), request):
             async with asyncio.timeout(30):
                 await waiting.wait()
         del request, stay

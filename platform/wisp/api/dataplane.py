@@ -17,9 +17,10 @@ from wisp.answers import Answer
 from wisp.api import problems
 from wisp.api.answerheaders import guest_headers, receipt_headers
 from wisp.api.bodies import ClientGone, refuse_longer
-from wisp.api.incoming import Incoming, Watch
+from wisp.api.incoming import Incoming
 from wisp.api.problems import Problem, RawHeaders, problem_of, problem_of_outcome
 from wisp.api.requesthead import Head, read_head, split_path
+from wisp.api.watches import Watch, Watches
 from wisp.dispatch import Call
 from wisp.errors import InvalidRequest, RequestTimeout, WispError
 from wisp.names import RequestId
@@ -47,6 +48,7 @@ class DataPlane:
         self.dispatcher = node.dispatcher
         self.accesslog = node.accesslog
         self.body_timeout_s = node.settings.body_timeout_s
+        self._watches = Watches()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -109,7 +111,7 @@ class DataPlane:
         try:
             if not head.bodiless:
                 await request.read_into(body, self.body_timeout_s)
-            with Watch(request):  # a caller that goes away takes the guest with it
+            with Watch(self._watches, request):  # a caller that goes away takes the guest with it
                 return await self.dispatcher.invoke(target, call, body)
         finally:
             body.close()

@@ -12,7 +12,6 @@ from wisp.api.bodies import ClientGone
 from wisp.errors import RequestTimeout
 from wisp.scheduling.bodies import RequestBody
 
-WATCH_AFTER_S: Final = 0.02
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 4 * 1024 * 1024
 """What is read, and thrown away, of a body that was refused: a connection reset would lose the refusal."""
@@ -69,43 +68,3 @@ def content(body: RequestBody) -> memoryview:
     if not segment:
         return memoryview(body.inline())
     return memoryview(mmap.mmap(segment[0], body.size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
-
-
-class Watch:
-    """Cancels the task that made it once the caller has gone, as long as its block runs, and raises `ClientGone` then.
-
-    It begins after a moment: most requests are answered by then, and a task for each would cost more than many a guest.
-    """
-
-    __slots__ = ("_caller", "_later", "_request", "_saw_it_go", "_watching")
-
-    def __init__(self, request: Incoming) -> None:
-        self._saw_it_go = False
-        self._request = request
-        loop = asyncio.get_running_loop()
-        self._caller = asyncio.current_task(loop)
-        self._watching: asyncio.Task[None] | None = None
-        self._later = loop.call_later(WATCH_AFTER_S, self._begin)
-
-    def _begin(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
-
-    async def _watch(self) -> None:
-        await self._request.gone()
-        self._saw_it_go = True
-        assert self._caller is not None
-        self._caller.cancel()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._later.cancel()
-        watching = self._watching
-        self._watching = None  # or each would keep the other, and the request, until a collection
-        if watching is not None:
-            watching.cancel()
-        if self._saw_it_go and self._caller is not None:
-            self._caller.uncancel()  # the task goes on to end its connection
-            if isinstance(error, asyncio.CancelledError):
-                raise ClientGone from None

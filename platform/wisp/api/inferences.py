@@ -9,10 +9,11 @@ from starlette.types import Scope
 
 from wisp.api.answerheaders import receipt_headers
 from wisp.api.bodies import refuse_longer
-from wisp.api.incoming import Incoming, Watch, content
+from wisp.api.incoming import Incoming, content
 from wisp.api.inferenceanswers import JSON_TYPE, Reply, refusal
 from wisp.api.problems import RawHeaders, problem_of
 from wisp.api.requesthead import Head
+from wisp.api.watches import Watch, Watches
 from wisp.errors import InferenceFailed, InvalidRequest
 from wisp.inferring.access import Access
 from wisp.inferring.inferring import Answered, Inferring
@@ -33,6 +34,7 @@ class Inferences:
         self.inferring = inferring
         self.metrics = metrics
         self.body_timeout_s = body_timeout_s
+        self._watches = Watches()
 
     async def infer(
         self, scope: Scope, request: Incoming, head: Head, access: Access, wanted: tuple[str, str | None]
@@ -63,7 +65,7 @@ class Inferences:
         self, request: Incoming, access: Access, model: Model, inference: Inference, bytes_in: int
     ) -> Answered:
         """While it runs, the connection is watched: a caller that goes away stops the inference."""
-        with Watch(request):
+        with Watch(self._watches, request):
             return await self.inferring.infer(access, model, inference, bytes_in)
 
     def _told(

@@ -117,10 +117,8 @@ class SingleServer:
         return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.get(key)
-            return cast(list[bytes | None], await pipeline.execute())
+        # One command: the library spends ten times as long on each of a pipeline's answers as on an item of one.
+        return cast(list[bytes | None], await self.execute("MGET", *keys))
 
     async def ping(self) -> None:
         await self.execute("PING")

@@ -63,6 +63,7 @@ class Sandboxes:
         self.restarts = 0
         self._on_fingerprint = on_fingerprint
         self._all_ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._idle: list[Sandbox] = []
         clock_ns = time.monotonic_ns
         self._queue: FairQueue[Run] = FairQueue(per_tenant=queue_per_tenant, total=queue_total, clock_ns=clock_ns)
@@ -98,7 +99,7 @@ class Sandboxes:
         # A trial says nothing of what requests will take.
         runtime = RunTime() if job.probe else self.times.of(job.tenant, job.link.function)
         brief = runtime.brief and self._shares.is_trusted(job.tenant)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while True:
             if job.models or job.needs_own:
                 while not self._has_models(job):  # another may have made room for itself before this goes on
