@@ -22,6 +22,7 @@ from bench.population import echo_module
 from platforms import TENANTS, Tenancy
 from sandbox.guests import Bench, link
 from wisp.api.dataplane import DataPlane
+from wisp.names import LINES
 from wisp.node import Node
 from wisp.registry.connection import Connection
 from wisp.sandbox import capi, engine, store
@@ -160,6 +161,7 @@ async def test_a_warm_request_makes_this_many_calls_in_the_router(node: Node, gl
     app, statuses = DataPlane(node, Metrics()), Counter[int]()
     scope = {
         "type": "http", "method": "GET", "raw_path": b"/t/globex/hello", "query_string": b"name=ada",
+        "extensions": {LINES: {}},
         "headers": [(b"host", b"wisp"), (b"authorization", b"Bearer " + globex.secret.encode()), (b"accept", b"*/*")],
     }  # fmt: skip
 

@@ -12,11 +12,10 @@ from wisp.resolution import Target
 from wisp.scheduling.answers import SLICE_BYTES
 from wisp.scheduling.budget import ByteBudget
 from wisp.tenantlog import Stream, TenantLog
-from wisp.wire.exchange import MalformedExchange, Response, ResponseDecoder
+from wisp.wire.exchange import MalformedExchange, Response
 from wisp.wire.outcome import Ending, Outcome, Receipt
 
 NS_PER_MS: Final = 1_000_000
-MAX_DECODERS: Final = 4096
 
 
 class Answer:
@@ -58,8 +57,6 @@ class Answers:
         self._tenantlog = tenantlog
         self._denials = denials
         self._ledger = ledger
-        self._decoders: dict[int, ResponseDecoder] = {}
-        """By the handle of a function's version."""
 
     def make(self, target: Target, request_id: RequestId, ending: Ending, *, queue_ns: int, bytes_in: int) -> Answer:
         """It is in the ledger before it is told. Raises `Overloaded` and `TooManyInflight`, as `Answer` does."""
@@ -69,7 +66,7 @@ class Answers:
                 message = ending.response
                 if len(message) <= SLICE_BYTES:  # to copy sixteen mebibytes would stop everybody for ten milliseconds
                     message = bytes(message)
-                response = self._decoder(target.plan.link.handle).decode(message)
+                response = target.plan.answers.decode(message)
             except MalformedExchange as error:
                 outcome, detail = Outcome.INVALID_GUEST_RESPONSE, str(error)
             else:
@@ -97,14 +94,6 @@ class Answers:
             raise
         self._ledger.record(tenant, function, outcome, receipt)
         return answer
-
-    def _decoder(self, handle: int) -> ResponseDecoder:
-        found = self._decoders.get(handle)
-        if found is None:
-            if len(self._decoders) >= MAX_DECODERS:
-                del self._decoders[next(iter(self._decoders))]
-            found = self._decoders[handle] = ResponseDecoder()
-        return found
 
     def _note(self, target: Target, request_id: RequestId, stream: Stream, text: str) -> None:
         self._tenantlog.add(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from typing import NewType
+from typing import Final, NewType
 
 from wisp.errors import Fault, InvalidName
 
@@ -85,3 +85,8 @@ def request_id(offered: str | None) -> RequestId:
     if offered is not None and REQUEST_ID.fullmatch(offered) is not None:
         return RequestId(offered)
     return RequestId(f"{_PROCESS}{next(_requests):08x}")
+
+
+LINES: Final = "wisp.lines"
+"""An extension of ASGI that a server announces: with `http.response.start` the application may send as `lines` headers
+in the form in which they stand on the wire. They are not looked at: nothing in them is a caller's or a guest's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from wisp.bundles import Bundle, bundle_of
 from wisp.egress.outbound import Terms
@@ -28,7 +28,7 @@ from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import CAPACITY
 from wisp.registry.traffic import WHOLE_PERCENT, Traffic, sticky_point
 from wisp.scheduling.hostfiles import HostMount
-from wisp.wire.exchange import Headers
+from wisp.wire.exchange import Headers, ResponseDecoder
 from wisp.wire.inferences import Binding
 from wisp.wire.invocations import FunctionLink
 
@@ -72,6 +72,8 @@ class Plan:
     """Whether its guests reach nothing outside their sandbox: no inference, no other host."""
     guarded: bool
     """Whether what its requests come to counts against it: it is a candidate of a guarded traffic."""
+    answers: ResponseDecoder = field(default_factory=ResponseDecoder, compare=False, repr=False)
+    """Reads those of its guests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from wisp.accesslog import NOTHING
 from wisp.answers import Answer
 from wisp.api import problems
-from wisp.api.answerheaders import guest_headers, receipt_headers
+from wisp.api.answerheaders import guest_headers, receipt_headers, receipt_lines
 from wisp.api.bodies import ClientGone, refuse_longer
 from wisp.api.incoming import Incoming
 from wisp.api.problems import Problem, RawHeaders, problem_of, problem_of_outcome
@@ -23,7 +23,7 @@ from wisp.api.requesthead import Head, read_head, split_path
 from wisp.api.watches import Watch, Watches
 from wisp.dispatch import Call
 from wisp.errors import InvalidRequest, RequestTimeout, WispError
-from wisp.names import RequestId
+from wisp.names import LINES, RequestId
 from wisp.resolution import Target
 from wisp.telemetry import Metrics
 from wisp.wire.exchange import MAX_HEADERS
@@ -119,7 +119,12 @@ class DataPlane:
     async def _send(self, scope: Scope, send: Send, head: Head, target: Target, answer: Answer) -> int:
         receipt = answer.receipt
         self.metrics.ran(queue_ns=receipt.queue_ns, guest_ns=receipt.guest_ns, nn_ns=receipt.nn_ns)
-        headers = receipt_headers(answer.outcome, answer.version, receipt, head.request_id)
+        headers: RawHeaders = []
+        lines = b""
+        if LINES in scope.get("extensions", ()):  # made and checked one by one, they would cost three times as much
+            lines = receipt_lines(answer.outcome, answer.version, receipt, head.request_id)
+        else:
+            headers = receipt_headers(answer.outcome, answer.version, receipt, head.request_id)
         response = answer.response
         content: bytes | memoryview
         if response is None:
@@ -132,7 +137,7 @@ class DataPlane:
             if len(content) <= COPIED_BYTES:
                 content = bytes(content)
             headers += guest_headers(response.headers)
-        await _respond(scope, send, status, headers, content)
+        await _respond(scope, send, status, headers, content, lines)
         return status
 
     async def _refuse(self, scope: Scope, request: Incoming, send: Send, problem: Problem, identity: RequestId) -> None:
@@ -141,10 +146,16 @@ class DataPlane:
         await _respond(scope, send, problem.status, problem.headers(identity), problem.body(identity))
 
 
-async def _respond(scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes | memoryview) -> None:
+async def _respond(
+    scope: Scope, send: Send, status: int, headers: RawHeaders, content: bytes | memoryview, lines: bytes = b""
+) -> None:
+    """`lines`: headers too, where the server takes them like this."""
     if status in BODILESS:
         content = b""
     if status not in (204, 304):  # RFC 9110 §8.6
         headers.append((b"content-length", b"%d" % len(content)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    if lines:
+        start["lines"] = lines
+    await send(start)
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})

@@ -42,7 +42,9 @@ SPECIAL: Final = NOT_FOR_GUESTS | {b"content-length", b"x-request-id"}
 OWN: Final = b"wisp-"
 PIN: Final = b"wisp-version"
 MEMORABLE_BYTES: Final = 128
-"""Of a path that is remembered with what it names."""
+"""Of a path that is remembered with what it names ..."""
+MEMORABLE_PATHS: Final = 16_384
+"""... which may be as many as the functions that are remembered (`registry.snapshot`)."""
 
 
 class Head(NamedTuple):
@@ -116,7 +118,7 @@ def _split(raw_path: bytes) -> tuple[TenantName, FunctionName, bytes]:
         raise FunctionNotFound("there is no such function") from None
 
 
-_split_known = lru_cache(maxsize=4096)(_split)
+_split_known = lru_cache(maxsize=MEMORABLE_PATHS)(_split)
 
 
 def decoded(segment: bytes) -> str:

@@ -19,27 +19,22 @@ class Watches:
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.new: set[Watch] = set()
-        self._older: set[Watch] = set()
-        self._looking = False
+        self.older: set[Watch] = set()
+        self.looking = False
 
     def look_soon(self) -> None:
-        if not self._looking:
-            if self.loop is None:
-                self.loop = asyncio.get_running_loop()
-            self._looking = True
-            self.loop.call_later(STEP_S, self._look)
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+        self.looking = True
+        self.loop.call_later(STEP_S, self._look)
 
     def _look(self) -> None:
-        self._looking = False
-        for watch in self._older:
+        self.looking = False
+        for watch in self.older:
             watch.begin()
-        self._older, self.new = self.new, set()
-        if self._older:
+        self.older, self.new = self.new, set()
+        if self.older:
             self.look_soon()
-
-    def forget(self, watch: Watch) -> None:
-        self.new.discard(watch)
-        self._older.discard(watch)
 
 
 class Watch:
@@ -53,7 +48,7 @@ class Watch:
         self._watches = watches
         self._caller = asyncio.current_task(watches.loop)
         self._watching: asyncio.Task[None] | None = None
-        if not watches.new:
+        if not watches.looking:
             watches.look_soon()
         watches.new.add(self)
 
@@ -70,7 +65,8 @@ class Watch:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._watches.forget(self)
+        self._watches.new.discard(self)
+        self._watches.older.discard(self)
         watching = self._watching
         self._watching = None  # or each would keep the other, and the request, until a collection
         if watching is not None:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-LINES: Final = re.compile(rb"(?:[a-z0-9!#$%&'*+.^_`|~-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
+FIELDS: Final = re.compile(rb"(?:[a-z0-9!#$%&'*+.^_`|~-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 """RFC 9110 §5.5 and §5.6.2, names in lower case as ASGI has them."""
 BODILESS: Final = frozenset({204, 304})
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -59,8 +59,8 @@ class Answer:
     def begun(self) -> bool:
         return self._head is not None
 
-    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raises `ValueError` for headers that are none, or a length that is none."""
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], known: bytes = b"") -> None:
+        """`known`: lines that need no look. Raises `ValueError` for headers that are none, or a length that is none."""
         framing, lines = parted(headers)
         length = -1
         for name, value in framing:
@@ -80,7 +80,7 @@ class Answer:
             lines += b"transfer-encoding: chunked\r\n"
         else:
             self.closing = True
-        self._head = STATUS_LINES[status] + lines
+        self._head = b"%b%b%b" % (STATUS_LINES[status], known, lines)
 
     def parts(self, content: bytes, *, more: bool) -> list[bytes]:
         """What goes out for so much of the body. Raises `RuntimeError` for more of it or less than was announced."""
@@ -116,7 +116,7 @@ def parted(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, by
         else:
             lines.append(b"%b: %b\r\n" % (name, value))
     others = b"".join(lines)
-    if LINES.fullmatch(others) is None or others.count(b"\n") != len(lines):
+    if FIELDS.fullmatch(others) is None or others.count(b"\n") != len(lines):
         raise ValueError("a header whose name or value HTTP does not allow")
     return framing, others
 

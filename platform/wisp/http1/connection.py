@@ -17,6 +17,7 @@ from wisp.connections import Callers
 from wisp.http1.exchange import Exchange, Message, refuse
 from wisp.http1.heads import HEAD_END, Refused, RequestHead, read_head, refuse_hopeless
 from wisp.http1.stream import Stream
+from wisp.names import LINES
 
 log = logging.getLogger(__name__)
 
@@ -150,5 +151,5 @@ class Http1Connection:
             "query_string": query,
             "headers": head.headers,
             "state": {},
-            "extensions": {},
+            "extensions": {LINES: {}},
         }

@@ -98,7 +98,7 @@ class Exchange:
             await stream.write(answer.parts(message.get("body", b""), more=message.get("more_body", False)))
             self._over = answer.complete
         elif kind == "http.response.start" and not answer.begun:
-            answer.begin(message["status"], message.get("headers", ()))
+            answer.begin(message["status"], message.get("headers", ()), message.get("lines", b""))
         else:
             raise RuntimeError(f"{kind}: not in its place")
 
