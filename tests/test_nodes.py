@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 from platforms import wide_policies
 from redisprocess import RedisProcess, redis_process
 from served import processes_of
-from serving import serving
+from serving import command, environment, serving
 from updates import Crowd, Platform, first_answer_s
 
 VERSIONS = 4
@@ -306,3 +307,31 @@ async def test_a_kill_of_the_platform_or_of_its_redis_loses_nothing_acknowledged
         assert not writer.wrong
         assert not writer.lost(platform)
         assert not list((directory / "data" / "staging").iterdir())
+
+
+def test_nodes_that_share_a_port_each_get_connections_and_one_goes_on_alone(
+    tmp_path: Path, shared: tuple[RedisProcess, tuple[str, ...]]
+) -> None:
+    flags = (*shared[1], "--share-port")
+    with serving(place(tmp_path, "a"), *flags) as first:
+        there = ("--bind", f"127.0.0.1:{first.port}")
+        with serving(place(tmp_path, "b"), *flags, *there) as second:
+            platform = Platform(first.port)
+            platform.make_tenant("acme")
+            platform.upload("which", 1, activate=True)
+
+            def answered() -> bool:
+                with httpx.Client(headers={"authorization": f"Bearer {platform.key}"}, timeout=WAIT_S) as fresh:
+                    return fresh.get(f"{first.url}/t/acme/which").status_code == 200
+
+            until(lambda: answered() and all("function=which" in node.log.read_text() for node in (first, second)))
+            first.terminate()
+            assert first.wait() == 0
+            assert all(answered() for _ in range(8))
+
+            alone = subprocess.run(
+                command("--data-dir", str(tmp_path / "c"), *shared[1], *there),
+                env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False,
+            )  # fmt: skip
+            assert alone.returncode == 2
+            assert alone.stderr.endswith(f"wisp: --bind 127.0.0.1:{first.port}: Address already in use\n")

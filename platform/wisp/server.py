@@ -84,8 +84,9 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def listen(bind: str) -> socket.socket:
-    """Bound, not yet listening: a port that is taken is refused before any child starts. Raises `InvalidSettings`."""
+def listen(bind: str, *, share: bool = False) -> socket.socket:
+    """Bound, not yet listening: a port that is taken is refused before any child starts. `share`: one that others who
+    share it have is not taken. Raises `InvalidSettings`."""
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
     try:
@@ -95,6 +96,8 @@ def listen(bind: str) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # tcp(7): also ends a connection whose peer takes nothing of what it asked for.
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
@@ -124,7 +127,7 @@ async def _serve(settings: Settings, companion: Companion | None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    with listen(settings.bind) as bound, suppress(asyncio.CancelledError):
+    with listen(settings.bind, share=settings.share_port) as bound, suppress(asyncio.CancelledError):
         config = hypercornserver.make_config(settings, backlog=BACKLOG)
         if settings.server == "uvicorn":
             uvicorn_server()

@@ -77,6 +77,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="bind", parse=to_bind, default="127.0.0.1:8080", metavar="HOST:PORT", help="where to listen"),
     Setting(
+        name="share_port",
+        parse=to_boolean,
+        default="false",
+        metavar="",
+        help="other nodes of this user and machine may listen there as well; the kernel shares the connections out",
+    ),
+    Setting(
         name="data_dir",
         parse=to_path,
         default=".wisp",
@@ -247,6 +254,7 @@ class Settings:
 
     dev: bool
     bind: str
+    share_port: bool
     data_dir: Path
     redis: str | None
     blobs: str | None

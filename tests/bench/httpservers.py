@@ -1,5 +1,6 @@
 """hello over each server beside a bare application on it, and beside workerd: how many a second, and at half of that
-rate how far the slowest are from the others."""
+rate how far the slowest are from the others. And from two nodes that share a port, as many sandboxes in all, beside
+workerd."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from bench import workerd
 from bench.openloop import latencies_ms
 from bench.report import Result, percentile
 from bench.stage import HELLO, REPOSITORY, Size, free_port, platform, ratio, turns, wait_for, wrk
+from redisprocess import redis_process
+from wisp.cores import usable_cores
 
 SERVERS = ("hypercorn", "uvicorn")
 WORKERD = "workerd"
@@ -55,7 +58,38 @@ def measure(size: Size) -> list[Result]:
             wait_for(f"http://127.0.0.1:{workerd_port}/")
         for server in SERVERS:
             results += _measure(server, directory / server, workerd_port, size)
+        if workerd_port is not None:
+            results += _measure_two(directory / "two", workerd_port, size)
     return results
+
+
+def _measure_two(directory: Path, workerd_port: int, size: Size) -> list[Result]:
+    workers = str(max(1, usable_cores() // 2))
+    with redis_process() as redis, ExitStack() as stack:
+        flags = ["--server", "uvicorn", "--redis", redis.url, "--workers", workers, "--spare", workers, "--share-port"]
+        served, tenants = stack.enter_context(platform(directory / "first", *flags))
+        stack.enter_context(platform(directory / "second", *flags, "--bind", f"127.0.0.1:{served.port}"))
+        key = tenants.create()
+        tenants.deploy(key, "hello", (HELLO / "module.wasm").read_bytes())
+        url = f"{tenants.url}/t/globex/hello"
+        loads = {
+            "hello": partial(wrk, url, key, size.seconds),
+            WORKERD: partial(wrk, f"http://127.0.0.1:{workerd_port}/", {}, size.seconds),
+        }
+        wrk(url, key, 1)
+        rates = turns(loads, size.rounds)
+    return [
+        Result(
+            name="hello_vs_workerd.uvicorn_two_nodes",
+            value=ratio(rates["hello"], rates[WORKERD]),
+            unit="ratio",
+            goal=1.0,
+            better="higher",
+        ),
+        Result(
+            name="hello_rps.uvicorn_two_nodes", value=statistics.median(rates["hello"]), unit="req/s", better="higher"
+        ),
+    ]
 
 
 def _measure(server: str, directory: Path, workerd_port: int | None, size: Size) -> list[Result]:
