@@ -13,8 +13,9 @@ import threading
 from typing import Any
 
 from wisp.errors import InvalidFrame
-from wisp.inference.desk import Desk, note
+from wisp.inference.desk import Desk
 from wisp.inference.loader import Load, Loader
+from wisp.inference.notes import note
 from wisp.inference.providers import CPU
 from wisp.inference.sessions import Sessions
 from wisp.inference.slots import Slot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wisp.errors import InvalidFrame
 from wisp.wire.channel import Frame
@@ -10,8 +10,7 @@ from wisp.wire.inferences import COMPUTE_HEAD, Kind
 from wisp.wire.tensors import HEAD, TensorRef, unpack_tensors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """One inference. `inputs` and the room for outputs lie inside the segment; nothing else is checked yet."""
 
     invocation: int

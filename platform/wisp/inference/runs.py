@@ -15,11 +15,14 @@ import onnxruntime
 from wisp.inference.sessions import LoadedModel
 from wisp.wire.admissions import MAX_DIM
 from wisp.wire.inferences import Status
-from wisp.wire.tensors import BY_NUMPY_NAME, MAX_RANK, MAX_TENSORS, NUMPY_NAMES, TensorRef
+from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, NUMPY_NAMES, TensorRef
 
 ALIGNMENT_BYTES = 64
 
 Array = npt.NDArray[np.generic]
+DTYPES = {element: np.dtype(name) for element, name in NUMPY_NAMES.items()}
+# By the type itself: numpy puts its name together anew each time that it is asked.
+ELEMENTS = {dtype: element for element, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +72,12 @@ def place(outputs: tuple[Array, ...], room_offset: int, room_bytes: int) -> list
     at = room_offset
     for index, output in enumerate(outputs):
         at = (at + ALIGNMENT_BYTES - 1) & -ALIGNMENT_BYTES
-        if at + output.nbytes > room_offset + room_bytes:
+        length = output.nbytes
+        if at + length > room_offset + room_bytes:
             return None
-        dtype = BY_NUMPY_NAME[output.dtype.name]
-        refs.append(TensorRef(index=index, dtype=dtype, dims=output.shape, offset=at, length=output.nbytes))
-        at += output.nbytes
+        dtype = ELEMENTS[output.dtype]
+        refs.append(TensorRef(index=index, dtype=dtype, dims=output.shape, offset=at, length=length))
+        at += length
     return refs
 
 
@@ -84,7 +88,7 @@ def copy_out(outputs: tuple[Array, ...], refs: list[TensorRef], segment: memoryv
 
 
 def _copy_in(ref: TensorRef, segment: memoryview) -> Array:
-    dtype = np.dtype(NUMPY_NAMES[ref.dtype])
+    dtype = DTYPES[ref.dtype]
     if not ref.length:
         return np.empty(ref.dims, dtype)
     view: Array = np.ndarray(ref.dims, dtype, segment, ref.offset)
@@ -95,7 +99,7 @@ def _is_plain(result: object) -> bool:
     """A dense tensor of a type and shape that the wire can name; sequences, maps, strings and the like are not."""
     return (
         isinstance(result, np.ndarray)
-        and result.dtype.name in BY_NUMPY_NAME
+        and result.dtype in ELEMENTS
         and result.ndim <= MAX_RANK
         and all(dim <= MAX_DIM for dim in result.shape)
     )

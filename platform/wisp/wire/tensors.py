@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final, NamedTuple
 
 from wisp.errors import InvalidFrame
 
@@ -16,6 +17,7 @@ MAX_TENSORS = 64
 
 HEAD = struct.Struct("<BBHIQQ")
 """Element type, rank, padding, index, offset, length; then `rank` u32 dimensions."""
+DIMS: Final = tuple(struct.Struct(f"<{rank}I") for rank in range(MAX_RANK + 1))
 
 
 class ElementType(IntEnum):
@@ -62,8 +64,7 @@ class TensorSpec:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRef:
+class TensorRef(NamedTuple):
     """A tensor lying in a segment: `length` bytes from `offset`. `index` is its position among inputs or outputs."""
 
     index: int
@@ -84,9 +85,10 @@ def tensor_bytes(dtype: ElementType, dims: tuple[int, ...]) -> int:
 def pack_tensors(tensors: list[TensorRef]) -> bytes:
     parts = []
     for tensor in tensors:
-        rank = len(tensor.dims)
-        parts.append(HEAD.pack(tensor.dtype, rank, 0, tensor.index, tensor.offset, tensor.length))
-        parts.append(struct.pack(f"<{rank}I", *tensor.dims))
+        index, dtype, dims, offset, length = tensor
+        rank = len(dims)
+        parts.append(HEAD.pack(dtype, rank, 0, index, offset, length))
+        parts.append(DIMS[rank].pack(*dims))
     return b"".join(parts)
 
 
@@ -101,7 +103,7 @@ def unpack_tensors(data: bytes, at: int, count: int, segment_bytes: int) -> list
             at += HEAD.size
             if rank > MAX_RANK:
                 raise InvalidFrame(f"a tensor of rank {rank}, at most {MAX_RANK}")
-            dims = struct.unpack_from(f"<{rank}I", data, at)
+            dims = DIMS[rank].unpack_from(data, at)
             at += 4 * rank
             element = ElementType(dtype)
             if offset + length > segment_bytes or tensor_bytes(element, dims) != length:
