@@ -182,6 +182,11 @@ class Desk:
             for held in self._flights.end(flight):
                 self._queue.put(held)
             self._queue.done(flight.jobs, spent_ns)
+        if len(flight.jobs) > 1:
+            # Those that were answered have asked again: what is heard now leaves together, not one by one.
+            for fd in self._ears.wait(0, HEARD_AT_ONCE):
+                self._hear(fd)
+        with self._lock:
             following = self._take()
             self._set_watch()
         return following if following is None or not self._delay_ns else self._gather(following)
@@ -209,12 +214,6 @@ class Desk:
             job.slot.pending = None
             return True
 
-    def answer_together(self, flight: Flight) -> None:
-        """Its batch has run. Until `finish` no other worker takes what waits for the same model: those that are
-        answered now ask again before the last one is, and leave together once more, instead of one by one."""
-        with self._lock:
-            self._flights.answering.append(flight)
-
     def stop_batching(self, model: LoadedModel) -> None:
         with self._lock:
             self._vouched.stop_batching(model)
@@ -231,7 +230,7 @@ class Desk:
         """For a worker that has no flight."""
         for open_flight in self._flights.gathering:
             self._join(open_flight)
-        jobs = self._queue.take() if self._queue.length and not self.stopping and not self._is_held() else []
+        jobs = self._queue.take() if self._queue.length and not self.stopping else []
         if not jobs:
             return None
         flight = self._flights.begin(jobs, alone=jobs[0].loaded.wide is not None and self._is_alone(jobs[0].slot))
@@ -239,11 +238,6 @@ class Desk:
         self._set_watch()
         self._poke_if_more()
         return flight
-
-    def _is_held(self) -> bool:
-        """Whether all that waits had better wait for the rows that are about to arrive."""
-        answering = self._flights.answering
-        return bool(answering) and self._queue.waits_only_for({flight.jobs[0].model for flight in answering})
 
     def _is_alone(self, slot: Slot) -> bool:
         """Whether no other slot has an invocation."""
@@ -259,7 +253,7 @@ class Desk:
             self._wake_for(flight.jobs[known:])
 
     def _poke_if_more(self) -> None:
-        if self._flights.busy < self.workers and self._queue.length and self._queue.may_run and not self._is_held():
+        if self._flights.busy < self.workers and self._queue.length and self._queue.may_run:
             self._ears.poke()
 
     def _wake_for(self, jobs: list[Job]) -> None:

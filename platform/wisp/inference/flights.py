@@ -18,8 +18,6 @@ class Flights:
 
     def __init__(self, *, patience_ns: int, idle: Cores | None) -> None:
         self.gathering: list[Flight] = []
-        self.answering: list[Flight] = []
-        """Of several rows, that have run: as many are about to be asked for again."""
         self._patience_ns = patience_ns
         self._idle = idle
         self._under_way: set[Flight] = set()
@@ -59,8 +57,6 @@ class Flights:
             slot.uses -= 1
             slot.release()
         self._under_way.discard(flight)
-        if flight in self.answering:
-            self.answering.remove(flight)
         return held
 
     def _threads_for(self, jobs: list[Job]) -> int:

@@ -10,7 +10,7 @@ See Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round-Robin" (
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 QUANTUM_NS = 1_000_000
@@ -145,10 +145,6 @@ class FairQueue(Generic[J]):
 
     def forget(self, model: str) -> None:
         self._row_ns.pop(model, None)
-
-    def waits_only_for(self, models: Set[str]) -> bool:
-        """Whether nothing waits for any other model."""
-        return all(lane.queues.keys() <= models for lane in self._lanes.values())
 
     @property
     def may_run(self) -> bool:

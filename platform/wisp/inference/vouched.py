@@ -46,6 +46,7 @@ class Vouched:
 
     def open(self, slot: Slot, handle: int, invocation: int, deadline_ns: int) -> None:
         """What ran in the slot before must have been settled."""
+        slot.invocation = None
         binding = self._bindings.get(handle)
         if binding is None:
             note(f"invocation {invocation} on slot {slot.number} has the unknown handle {handle}")

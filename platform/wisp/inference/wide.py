@@ -19,8 +19,10 @@ MOST_WASTE = 1.5
 """Times the processor that one thread takes, at most, or the model is run on one: its tenant is charged for all."""
 MOST_COUNTED = 2.5
 """Of one run, so that a single one that was held up does not decide."""
-TRY_AGAIN = 32
-"""Runs alone after which a model that did not gain is tried again."""
+TRY_AGAIN = 4
+TRY_AGAIN_MOST = 32
+"""Runs alone after which a model that did not gain is tried again: soon, since often it was another's moment on the
+core, and twice as many after each trial that fails too."""
 SMOOTHING = 0.2
 MOST_HELPERS = 8
 """Threads beside the workers, of all models in one host."""
@@ -37,6 +39,8 @@ class Wide:
     waste: float = 0.0
     """All threads' time over one thread's."""
     passed_over: int = 0
+    pause: int = TRY_AGAIN
+    """Runs to be passed over before the next trial."""
 
     def pays(self) -> bool:
         """As far as is known. Asked once for each run that could be wide."""
@@ -45,9 +49,10 @@ class Wide:
         if self.waste <= MOST_WASTE:
             return True
         self.passed_over += 1
-        if self.passed_over < TRY_AGAIN:
+        if self.passed_over < self.pause:
             return False
         self.passed_over, self.waste = 0, 0.0
+        self.pause = min(2 * self.pause, TRY_AGAIN_MOST)
         return True
 
     def note(self, threads: int, took_ns: int) -> None:
@@ -55,7 +60,10 @@ class Wide:
         if threads == 1:
             self.one_thread_ns = _smoothed(self.one_thread_ns, took_ns)
         elif self.one_thread_ns:
-            self.waste = _smoothed(self.waste, min(MOST_COUNTED, took_ns * threads / self.one_thread_ns))
+            waste = took_ns * threads / self.one_thread_ns
+            if waste <= MOST_WASTE:
+                self.pause = max(self.pause // 2, TRY_AGAIN)
+            self.waste = _smoothed(self.waste, min(MOST_COUNTED, waste))
 
 
 def _smoothed(former: float, latest: float) -> float:

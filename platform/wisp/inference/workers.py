@@ -73,7 +73,6 @@ class Workers:
                 self._desk.stop_batching(model)
             alone_ns = [self._run_alone(flight, job) for job in jobs if self._desk.alone(flight, job)]
             return run.nn_ns + sum(alone_ns)
-        self._desk.answer_together(flight)
         for job, part in zip(jobs, parts, strict=True):
             if self._desk.claim(job):
                 self._answer(job, Status.OK, part, run.nn_ns * job.rows // sum(rows))

@@ -349,10 +349,14 @@ class InferenceHost:
         fields = {"slot": slot, "invocation": invocation, "model": asdict(model)}
         self._send(Kind.GRANT, json.dumps(fields).encode())
 
-    def close(self, slot: int, invocation: int) -> None:
-        """Also notices at once if the host died under this invocation, so that the next one waits for its successor."""
+    def hear(self) -> None:
+        """Notices at once if the host died, so that the next invocation waits for its successor."""
         if self._child is not None:
             self._child.receive()
+
+    def close(self, slot: int, invocation: int) -> None:
+        """As `hear`, too."""
+        self.hear()
         if self.pid is not None:
             self._send(Kind.CLOSE, CLOSE.pack(slot, invocation))
 

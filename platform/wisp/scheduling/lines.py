@@ -34,6 +34,8 @@ class Line:
         self._tensors = -1
         self._tenant: TenantName | None = None
         self._is_open = False
+        self._unclosed: int | None = None
+        """An invocation that has ended, without a word to the host."""
 
     def open(
         self, child: Child, host: InferenceHost, tenant: TenantName, binding: Binding, number: int, deadline_ns: int
@@ -51,20 +53,30 @@ class Line:
             clear(self._tensors, TENSOR_BYTES)
         self._tenant = tenant
         self._is_open = True
+        self._unclosed = None  # the host ends what was open when it opens another
         host.open(self._slot, number, binding, deadline_ns)
 
     def close(self, number: int) -> None:
-        """The invocation has ended, whether or not it had this line."""
+        """The invocation has ended, whether or not it had this line. `settle` must follow before anything awaits."""
         if self._is_open:
             self._is_open = False
             if self.host is not None:
+                self._unclosed = number
                 with contextlib.suppress(ChildLost):
-                    self.host.close(self._slot, number)
+                    self.host.hear()
+
+    def settle(self) -> None:
+        """Tells the host that the invocation has ended, if no other was opened in this very moment: where requests
+        wait, that is half the frames to it, and as many times less that it wakes."""
+        number, self._unclosed = self._unclosed, None
+        if number is not None and self.host is not None:
+            with contextlib.suppress(ChildLost):
+                self.host.close(self._slot, number)
 
     def detach(self) -> None:
         """The next guest that infers gets a new one: the host was replaced, or may still be writing to the old one."""
         self._measure.drop_meter(self._own)
-        self.host = None
+        self.host = self._unclosed = None
         if self._tensors >= 0:
             os.close(self._tensors)
             self._tensors = -1
@@ -104,6 +116,11 @@ class Lines:
             self.own.close(self._number)
             self.leases.close()
             self.leases = None
+
+    def settle(self) -> None:
+        """After `close`, and what may have begun since."""
+        self.shared.settle()
+        self.own.settle()
 
     def detach(self, host: InferenceHost | None = None) -> None:
         """From this host, or from all: the next guest that infers gets a new line."""

@@ -306,7 +306,8 @@ class Sandbox:
     def _finish(self, result: Ending | ChildLost) -> None:
         if self._calls.any:
             self._calls.end()
-        if self._lines.leases is not None:
+        inferred = self._lines.leases is not None
+        if inferred:
             self._lines.close()
         if self._body.used_bytes:
             self._body.wipe()
@@ -317,6 +318,8 @@ class Sandbox:
             self._pool.release(self, cpu_ns=result.receipt.cpu_ns, nn_ns=result.receipt.nn_ns)
         else:
             self._pool.release(self)
+        if inferred:
+            self._lines.settle()
 
     def _kill_overrun(self, run: Run) -> None:
         """The guest, or a host call in it, did not stop at its deadline."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from wisp.errors import InvalidFrame
 
@@ -64,7 +64,8 @@ class TensorSpec:
         )
 
 
-class TensorRef(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRef:
     """A tensor lying in a segment: `length` bytes from `offset`. `index` is its position among inputs or outputs."""
 
     index: int
@@ -85,10 +86,9 @@ def tensor_bytes(dtype: ElementType, dims: tuple[int, ...]) -> int:
 def pack_tensors(tensors: list[TensorRef]) -> bytes:
     parts = []
     for tensor in tensors:
-        index, dtype, dims, offset, length = tensor
-        rank = len(dims)
-        parts.append(HEAD.pack(dtype, rank, 0, index, offset, length))
-        parts.append(DIMS[rank].pack(*dims))
+        rank = len(tensor.dims)
+        parts.append(HEAD.pack(tensor.dtype, rank, 0, tensor.index, tensor.offset, tensor.length))
+        parts.append(DIMS[rank].pack(*tensor.dims))
     return b"".join(parts)
 
 
