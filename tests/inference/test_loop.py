@@ -205,6 +205,19 @@ def test_close_cancels_what_runs_and_what_waits(router: Router) -> None:
         assert answer.outputs[0].tolist() == [3]
 
 
+@pytest.mark.parametrize("handle", [1, 99], ids=["known", "unknown"])
+def test_what_is_opened_ends_what_was_open(router: Router, handle: int) -> None:
+    router.load("loop", onnx_models.loop())
+    router.bind(1, "loop")
+    sandbox = router.slot(1)
+    router.open(sandbox, 7)
+    sandbox.start(7, *ENDLESS)
+    sandbox.wait_until_it_runs(7)
+    router.open(sandbox, 8, handle)
+    assert sandbox.answer(7).status is Status.UNKNOWN_INVOCATION
+    assert sandbox.compute(7, *ENDLESS).status is Status.UNKNOWN_INVOCATION
+
+
 def test_an_invocation_that_was_not_opened_is_unknown(router: Router) -> None:
     sandbox = honest(router)
     assert sandbox.compute(901, np.ones(1, F32)).status is Status.UNKNOWN_INVOCATION
