@@ -247,7 +247,8 @@ class Desk:
 
     def _join(self, flight: Flight) -> None:
         known = len(flight.jobs)
-        if self._queue.length and flight.threads == 1:
+        # What was told to stop is nobody's company.
+        if self._queue.length and flight.threads == 1 and not flight.left_ns:
             self._queue.fill(flight.jobs)
             self._flights.start(flight, flight.jobs[known:])
             self._wake_for(flight.jobs[known:])
