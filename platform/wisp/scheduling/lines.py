@@ -42,6 +42,7 @@ class Line:
     ) -> None:
         """Vouches for one invocation. Raises `ChildLost` if either end is gone."""
         if self.host is not host:
+            self.settle()
             self.detach()
             socket_fd, self._tensors = host.attach(self._slot, self._measure.renew_meter(self._own).fd)
             self.host = host
