@@ -11,8 +11,7 @@ from platforms import OPERATOR_KEY, TINY_MODELS, Tenancy
 from sandbox.pair import Talk, floats
 from test_inline import CEILING
 from test_nn import entries, play, puppet_of_a_node
-from wisp import node as node_module
-from wisp import pools
+from wisp import pools, stores
 from wisp.errors import ExceedsCeiling, InvalidModel, InvalidSettings, ModelLoading
 from wisp.inference.providers import CPU, CUDA, order_of, providers_of
 from wisp.names import Digest, parse_model
@@ -103,7 +102,7 @@ async def test_what_runs_on_the_gpu_goes_to_the_host_that_has_it(
 ) -> None:
     """All but the device: that host opens the session on the CPU here."""
     monkeypatch.setattr(pools, "has_gpu", lambda _: True)
-    monkeypatch.setattr(node_module, "model_of", lambda digest: (Digest(digest.removesuffix(GPU_SUFFIX)), False))
+    monkeypatch.setattr(stores, "model_of", lambda digest: (Digest(digest.removesuffix(GPU_SUFFIX)), False))
     async with Node(settings(tmp_path, "require")) as node:
         acme = await tenancy(node, "m")
         for target, host in (("gpu", node.gpu_host), ("cpu", node.host), ("any", node.gpu_host)):

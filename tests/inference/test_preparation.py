@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from inference.test_probe import gemm
 from wisp.names import Digest
 from wisp.scheduling.modelcache import ModelCache
 from wisp.scheduling.rooms import Room, Rooms
-from wisp.wire.admissions import ModelFacts, Terms
+from wisp.wire.admissions import ModelFacts, ModelProbe, Terms
 from wisp.wire.confinement import Limits
 
 SIZE = 600
@@ -163,6 +164,23 @@ async def test_the_cache_keeps_to_its_bytes(tmp_path: Path) -> None:
     await cache.put(digests[2], facts, size, size)
     os.close(size)
     assert [await cache.find(digest) is not None for digest in digests] == [True, False, True]
+
+
+async def test_many_uploads_of_one_model_at_once_are_all_taken(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "models", b"k" * 32, max_bytes=25_000)
+    probe = ModelProbe(latency_us=1, batch_latency_us=0, peak_bytes=1, batch=0, note="")
+    facts = ModelFacts(inputs=(), outputs=(), memory_bytes=1, probe=probe, weights_bytes=10_000)
+    content = os.memfd_create("content")
+    os.write(content, b"x" * 10_000)
+    digests = [DIGEST, Digest("sha256:" + "b" * 64)]
+    try:
+        for _ in range(10):
+            put = [cache.put(digests[number % 2], facts, content, content) for number in range(10)]
+            found = [cache.find(digests[number % 2]) for number in range(4)]
+            await asyncio.gather(*put, *found)
+    finally:
+        os.close(content)
+    assert await cache.find(DIGEST) is not None or await cache.find(digests[1]) is not None
 
 
 def test_past_the_walls_a_host_opens_nothing_else(tmp_path: Path) -> None:

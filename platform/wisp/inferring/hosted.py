@@ -46,6 +46,11 @@ class HostedModels:
         else:
             await self._host.ensure((model.digest,))
 
+    def _has(self, access: Access, model: Model) -> bool:
+        if _is_own(access, model):
+            return self._own_hosts.has(access.tenant.name, (model.digest,))
+        return self._host.has((model.digest,))
+
     async def infer(self, asked: Asked) -> Ran:
         """Raises `ModelLoading`, `Overloaded`, `QueueTimeout`, `ChildLost`. Cancelling it stops the inference."""
         inferred = await self._infer(asked)
@@ -60,7 +65,8 @@ class HostedModels:
     async def _infer(self, asked: Asked) -> Inferred:
         access, model = asked.access, asked.model
         tenant, own, digests = access.tenant.name, _is_own(access, model), (model.digest,)
-        await self.make_ready(access, model)
+        while not self._has(access, model):  # another may have made room for itself before this goes on
+            await self.make_ready(access, model)
         with self._own_hosts.lease(tenant, digests) if own else self._host.lease(digests):
             host = self._own_hosts.get(tenant) if own else self._host
             if host is None:

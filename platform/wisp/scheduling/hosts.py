@@ -296,13 +296,21 @@ class InferenceHost:
             finally:
                 os.close(opened.fd)
         except WispError as error:
-            self._residents.give_back(self._opening.pop(digest, ()))
-            self._residents.drop(digest)
-            if self._loading.get(digest) is waiting:
-                del self._loading[digest]
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # there may be nobody left to ask
+            self._give_up(digest, waiting, error)
+        except OSError:
+            log.exception("model %s cannot be read", digest)
+            self._give_up(
+                digest, waiting, ModelLoading("a model that this function uses cannot be read now; try again")
+            )
+
+    def _give_up(self, digest: Digest, waiting: asyncio.Future[str], error: WispError) -> None:
+        self._residents.give_back(self._opening.pop(digest, ()))
+        self._residents.drop(digest)
+        if self._loading.get(digest) is waiting:
+            del self._loading[digest]
+        if not waiting.done():
+            waiting.set_exception(error)
+            waiting.exception()  # there may be nobody left to ask
 
     async def _make_room(self, digest: Digest, size_bytes: int) -> None:
         """For a model that is going to be opened: as large as its file, until the host knows better. Waits while all

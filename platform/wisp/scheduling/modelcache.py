@@ -20,6 +20,7 @@ import os
 import platform
 import secrets
 import shutil
+import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,8 @@ ENTRY = "entry.json"
 MAX_ENTRY_BYTES = 256 * 1024
 FILES = (PREPARED_MODEL, PREPARED_WEIGHTS)
 CHUNK_BYTES = 1 << 20
+UNUSABLE = (ValueError, KeyError, TypeError, InvalidFrame)
+"""What reading an entry raises that was not written so."""
 
 
 def fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -68,6 +71,8 @@ class ModelCache:
         self._fingerprint = fingerprint() if of is None else of
         self._checked: dict[str, tuple[tuple[int, ...], ...]] = {}
         """By an entry's name: its files when their digests were checked."""
+        self._replacing = threading.Lock()
+        """Held by whoever puts an entry in another's place, or takes one away: uploads of one model may be many."""
         for leftover in directory.glob(".new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -87,15 +92,24 @@ class ModelCache:
     def _find(self, digest: Digest) -> CachedModel | None:
         path = self.directory / self._name(digest)
         try:
-            facts, files = self._read(digest, path)
-            if files:
-                self._check(path, files)
-            os.utime(path)
+            try:
+                return self._entry(digest, path)
+            except UNUSABLE:
+                with self._replacing:  # it may have been in the middle of that
+                    return self._entry(digest, path)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, InvalidFrame):  # of another key, or damaged: it is made again
-            self._remove(path)
+        except UNUSABLE:  # of another key, or damaged: it is made again
+            with self._replacing:
+                self._remove(path)
             return None
+
+    def _entry(self, digest: Digest, path: Path) -> CachedModel:
+        """Raises `FileNotFoundError`, or one of `UNUSABLE`."""
+        facts, files = self._read(digest, path)
+        if files:
+            self._check(path, files)
+        os.utime(path)
         return CachedModel(facts=facts, path=path if files else None)
 
     def _read(self, digest: Digest, path: Path) -> tuple[ModelFacts, dict[str, str]]:
@@ -134,12 +148,13 @@ class ModelCache:
             body = json.dumps({"facts": encode_verdict(facts).decode(), "files": files})
             (new / ENTRY).write_text(json.dumps({"mac": self._mac(digest, body), "body": body}))
             (new / ENTRY).chmod(0o400)
-            self._remove(path)
-            new.rename(path)
+            with self._replacing:
+                self._remove(path)
+                new.rename(path)
+                self._make_room(keep=name)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        self._make_room(keep=name)
         return CachedModel(facts=facts, path=path if files else None)
 
     def _make_room(self, keep: str) -> None:

@@ -34,6 +34,7 @@ GRACE_S: Final = 0.5
 """Past the deadline, for the host to say that it stopped."""
 MAX_WAITING: Final = 1024
 NS: Final = 1_000_000_000
+LOST: Final = "the inference host was lost under this request; try again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,8 @@ class RouterLine:
     ) -> tuple[Status, tuple[Got, ...], Metered]:
         """Model 0 of the binding, once. Raises `ChildLost`. Cancelling it stops the inference."""
         self._attach(host, tenant)
-        assert self._meter is not None
+        meter = self._meter
+        assert meter is not None
         host.open(self._slot, number, binding, deadline_ns)
         done = False
         try:
@@ -100,11 +102,13 @@ class RouterLine:
                 frame = await answer
             status, outputs = self._read(frame)
             done = status not in (Status.DEADLINE, Status.MODEL_TIME)
-            return status, outputs, self._meter.read(number)
-        except TimeoutError:
-            return Status.DEADLINE, (), self._meter.read(number)
+            return status, outputs, meter.read(number)
+        except TimeoutError as error:
+            if self._meter is not meter:  # it broke in the same moment
+                raise ChildLost(LOST) from error
+            return Status.DEADLINE, (), meter.read(number)
         except (OSError, InvalidFrame, struct.error, ValueError) as error:
-            raise ChildLost("the inference host was lost under this request; try again") from error
+            raise ChildLost(LOST) from error
         finally:
             self._answer = None
             with contextlib.suppress(ChildLost):
@@ -179,7 +183,9 @@ class RouterLine:
             answer.set_exception(InvalidFrame(f"the line to the inference host broke: {error}"))
 
     def _read(self, frame: Frame) -> tuple[Status, tuple[Got, ...]]:
-        assert self._segment is not None
+        """Raises `InvalidFrame`."""
+        if self._segment is None:
+            raise InvalidFrame("the line broke behind its answer")
         _, _, status, count, _ = DONE_HEAD.unpack_from(frame.payload)
         refs = unpack_tensors(frame.payload, DONE_HEAD.size, count, self._segment.size_bytes)
         view = self._segment.view

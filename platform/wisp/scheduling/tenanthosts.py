@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from wisp.cores import usable_cores
-from wisp.errors import ModelLoading
+from wisp.errors import ModelLoading, WispError
 from wisp.names import Digest, TenantName
 from wisp.scheduling.appetites import Appetite, slow_down
 from wisp.scheduling.hosts import InferenceHost
@@ -166,7 +166,7 @@ class TenantHosts:
             if self._hosts.get(tenant) is held:
                 self._hosts[tenant] = Tenanted(host=successor, used_s=held.used_s)
                 leaving = held.host
-        except (TimeoutError, ModelLoading):
+        except (TimeoutError, WispError):
             log.info("tenant %s: its inference host goes on less urgently; another could not take over", tenant)
         finally:
             self._stop(leaving)
