@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,7 +37,9 @@ class RedisProcess:
         return redis.Redis(port=self.port, socket_timeout=30)
 
     def start(self) -> None:
-        binary = shutil.which("redis-server")
+        # An activated virtual environment has that of the wheel in front, which is older.
+        others = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != Path(sys.executable).parent]
+        binary = shutil.which("redis-server", path=os.pathsep.join(others))
         assert binary is not None, "no redis-server on the PATH"
         self.process = subprocess.Popen(
             [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", "",
