@@ -165,6 +165,7 @@ async def test_one_that_used_more_than_its_share_is_slowed_down_until_it_has_mad
     await grant(acme, "batch_rows")
     models = ((await node.registry.models.get(acme.name, parse_model("batch-rows"))).digest,)
     monkeypatch.setattr(tenanthosts, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(appetites, "CALM_NS", 0)
     hosts = TenantHosts(node.own_hosts.make, most=4)
     running = asyncio.create_task(hosts.run())
     try:

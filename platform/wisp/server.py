@@ -32,6 +32,7 @@ from wisp.connections import STALLED_S, Callers, room_for_connections
 from wisp.errors import InvalidSettings, WispError
 from wisp.http1.connection import Bounds, Service
 from wisp.node import Node
+from wisp.scheduling.slices import ask_for_short_slices
 from wisp.settings import Settings
 from wisp.settingvalues import MIN_OPERATOR_KEY
 from wisp.telemetry import Gauges, Metrics, configure_logging
@@ -55,6 +56,8 @@ def serve(settings: Settings, companion: Companion | None = None) -> None:
     """Returns after a graceful end. Raises `InvalidSettings` before the port answers."""
     configure_logging(settings.log_format)
     settings = with_operator_key(settings)
+    if not ask_for_short_slices():
+        log.info("this kernel gives no shorter slices")
     uvloop.run(_serve(settings, companion))
 
 

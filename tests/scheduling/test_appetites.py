@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from wisp.scheduling import appetites
 from wisp.scheduling.appetites import LONG_NICENESS, MOST_NS, Appetite, slow_down
 
 PATIENCE_S = 30.0
@@ -46,7 +47,10 @@ def looked_at_until_it_used(appetite: Appetite, used_ns: int) -> None:
         appetite.look()
 
 
-def test_one_that_uses_more_than_its_share_is_over_it_and_has_to_make_up_for_it(busy: int) -> None:
+def test_one_that_uses_more_than_its_share_is_over_it_and_has_to_make_up_for_it(
+    busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appetites, "CALM_NS", 50_000_000)
     appetite = Appetite(busy, share=0.0)
     assert appetite.calm
     looked_at_until_it_used(appetite, MOST_NS + 1)
@@ -58,7 +62,22 @@ def test_one_that_uses_more_than_its_share_is_over_it_and_has_to_make_up_for_it(
     appetite._share = 1000.0
     time.sleep(0.01)
     appetite.look()
+    assert not appetite.over
+    time.sleep(0.06)
+    appetite.look()
     assert appetite.calm
+
+
+def test_who_has_made_up_for_it_has_to_stay_calm_for_a_while(busy: int) -> None:
+    appetite = Appetite(busy, share=0.0)
+    looked_at_until_it_used(appetite, MOST_NS + 1)
+    os.kill(busy, 19)
+    appetite._share = 1000.0
+    for _ in range(2):
+        time.sleep(0.01)
+        appetite.look()
+    assert not appetite.over
+    assert not appetite.calm
 
 
 def test_one_that_keeps_to_its_share_never_is(busy: int) -> None:

@@ -1,7 +1,8 @@
 """How much of the processor one process has used of late, and how its threads are made less urgent than others'.
 
 A bucket: what the process uses fills it, its share empties it. Whoever keeps within the share is never over, whoever
-does not is as soon as it has used `MOST_NS` beyond it, and has to keep below it for as long as it went over.
+does not is as soon as it has used `MOST_NS` beyond it, and has to keep below it for as long as it went over, and for
+`CALM_NS` at least.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Final
 
 LONG_NICENESS: Final = 15
 """Of what uses much of a core; of everything else here it is 0, but for compilation and admission."""
-MOST_NS: Final = 500_000_000
+MOST_NS: Final = 100_000_000
 """Beyond its share, in one go."""
 DEBT_NS: Final = 2_000_000_000
 """The most that is remembered of what was used beyond."""
+CALM_NS: Final = 20_000_000_000
+"""From when one was last over, at least: the next burst is often not far."""
 CPUCLOCK_SCHED: Final = 2
 """clock_getcpuclockid(3): a process's clock is the complement of its number, shifted over the kind."""
 
@@ -33,6 +36,7 @@ class Appetite:
         self._used_ns = self._clock_ns()
         self._at_ns = time.monotonic_ns()
         self._over_ns = 0.0
+        self._calm_from_ns = self._at_ns
 
     def _clock_ns(self) -> int:
         try:
@@ -46,6 +50,8 @@ class Appetite:
         gone_ns = (now_ns - self._at_ns) * self._share
         self._over_ns = min(max(0.0, self._over_ns + used_ns - self._used_ns - gone_ns), DEBT_NS)
         self._used_ns, self._at_ns = used_ns, now_ns
+        if self.over:
+            self._calm_from_ns = now_ns + CALM_NS
 
     @property
     def over(self) -> bool:
@@ -53,8 +59,8 @@ class Appetite:
 
     @property
     def calm(self) -> bool:
-        """All that it used beyond its share is made up for."""
-        return self._over_ns == 0
+        """All that it used beyond its share is made up for, and has been for some time."""
+        return self._over_ns == 0 and self._at_ns >= self._calm_from_ns
 
 
 def slow_down(pid: int) -> None:
