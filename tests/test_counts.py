@@ -35,7 +35,7 @@ HELLO = TENANTS / "globex" / "hello" / "module.wasm"
 FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 """What a function of a C library is an instance of."""
 REQUESTS = 20
-CALLS, LIBRARY_CALLS = 133, 138
+CALLS, LIBRARY_CALLS = 126, 138
 """Of wisp's own functions in Python, and from them of others in C, for one request in the router. Python 3.12
 makes one of the latter more than 3.11."""
 SANDBOX_CALLS, SANDBOX_LIBRARY_CALLS = 36, 26

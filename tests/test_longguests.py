@@ -14,7 +14,7 @@ import pytest
 from platforms import HANDLER_POLICY, Tenancy
 from wat import LOOP, answering, handler
 from wisp.node import Node
-from wisp.scheduling import slots
+from wisp.scheduling import slots, stops
 from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.wire.invocations import STOP
 from wisp.wire.outcome import Outcome, Receipt
@@ -98,6 +98,6 @@ async def test_one_that_cannot_be_stopped_ends_with_its_process(
 ) -> None:
     monkeypatch.setattr(slots, "ABANDON_S", 0.0)  # as if it sat in a host call: it does not hear of it
     async with long_guest(node, acme):
-        monkeypatch.setattr(slots, "STOP", SimpleNamespace(pack=lambda number, unbegun: STOP.pack(number + 1, unbegun)))
+        monkeypatch.setattr(stops, "STOP", SimpleNamespace(pack=lambda number, unbegun: STOP.pack(number + 1, unbegun)))
     monkeypatch.undo()
     await until(lambda: node.sandboxes.restarts == 1 and idle(node))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Final
 
 from wisp.errors import ChildLost
 from wisp.scheduling.ahead import WAKING_NS
@@ -11,11 +13,7 @@ from wisp.scheduling.queue import FairQueue
 from wisp.scheduling.runs import Run
 from wisp.scheduling.slots import Sandbox
 
-
-def may_go_ahead(run: Run) -> bool:
-    """Behind another that runs still."""
-    runtime = run.runtime
-    return runtime.quick and not runtime.spills and run.brief and run.job.self_contained and not run.skipped
+GOES_AHEAD: Final = attrgetter("goes_ahead")
 
 
 class Behind:
@@ -40,7 +38,7 @@ class Behind:
     def with_room(self, run: Run) -> Sandbox | None:
         """Where it goes behind another of its tenant's, if it does; as few as can be before it."""
         run.since_ns = now_ns = time.monotonic_ns()
-        if self._queue.length or not may_go_ahead(run) or (self._idle and run.runtime.cpu_ns > WAKING_NS):
+        if self._queue.length or not run.goes_ahead or (self._idle and run.runtime.cpu_ns > WAKING_NS):
             return None
         found: Sandbox | None = None
         for sandbox in self._slots:
@@ -70,7 +68,7 @@ class Behind:
         """What waits, and comes next, goes behind what runs there, where it may."""
         turn = sandbox.turn
         while turn is not None and self._queue.length and sandbox.takes_ahead(turn.granted_ns):
-            run = self._queue.next_of(turn.tenant, may_go_ahead)
+            run = self._queue.next_of(turn.tenant, GOES_AHEAD)
             if run is None:
                 return
             run.leave_queue(run.since_ns)

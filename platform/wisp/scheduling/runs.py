@@ -21,14 +21,15 @@ class Run(Waiter[Ending | None]):
 
     __slots__ = (
         "ahead",
+        "ends_soon",
         "expiry",
+        "goes_ahead",
         "job",
         "number",
         "queued_ns",
         "sandbox",
         "sent_ns",
         "since_ns",
-        "skipped",
         "timeout_s",
     )
 
@@ -37,6 +38,10 @@ class Run(Waiter[Ending | None]):
     ) -> None:
         super().__init__(job.tenant, runtime, loop, brief=brief)
         self.job = job
+        self.ends_soon = runtime.quick and not runtime.spills and job.self_contained
+        """As far as its function is known. Where it does not, nothing outside has been told of it yet."""
+        self.goes_ahead = brief and self.ends_soon
+        """It may be sent to a sandbox in which another runs still; not again once it was taken back from one."""
         self.timeout_s = timeout_s
         """How long it may wait."""
         self.number = 0
@@ -46,8 +51,6 @@ class Run(Waiter[Ending | None]):
         """It was sent to a sandbox in which another runs still."""
         self.sent_ns = 0
         """When it was."""
-        self.skipped = False
-        """It was taken back from one: it is not sent ahead again."""
         self.since_ns = 0
         self.queued_ns = 0
         self.expiry: asyncio.TimerHandle | None = None

@@ -1,7 +1,7 @@
 """The pool of sandboxes: a request waits in the fair queue for a free one, is run in it, and leaves it to the next.
 
-Who may have how many is `shares`, who comes next `queue`, what it is charged and expected to take `turns`; a request
-that could not be served in time is refused before it waits (`waits`).
+Who may have how many is `shares`, who waits and comes next `waiting`, what goes behind another `behind`, what a run is
+charged and expected to take `turns`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wisp.errors import ChildLost, QueueTimeout
+from wisp.errors import ChildLost
 from wisp.scheduling.behind import Behind
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.idleness import STEP_NS
 from wisp.scheduling.jobs import Job
 from wisp.scheduling.queue import FairQueue
 from wisp.scheduling.runs import Run
-from wisp.scheduling.runtimes import BRIEF_NS, HEAVY_NS, OVERSTAY_NS, RunTime, RunTimes
+from wisp.scheduling.runtimes import HEAVY_NS, OVERSTAY_NS, RunTime, RunTimes
 from wisp.scheduling.shares import Shares
 from wisp.scheduling.slots import Sandbox
 from wisp.scheduling.tenanthosts import TenantHosts
 from wisp.scheduling.turns import Turn, Turns
-from wisp.scheduling.waits import Wait, refuse_hopeless
+from wisp.scheduling.waiting import Waiting
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.invocations import FunctionLink
 from wisp.wire.outcome import Ending
@@ -73,6 +73,7 @@ class Sandboxes:
         self._watching: asyncio.TimerHandle | None = None
         self._numbers = itertools.count(1)
         self.slots = [Sandbox(self, slot) for slot in range(self._shares.total)]
+        self._waiting = Waiting(self._queue, self._shares, self._turns, self.slots, self._idle)
         self._behind = Behind(self.slots, self._idle, self._queue, self._numbers, put_back=self.put_back)
 
     @property
@@ -99,18 +100,17 @@ class Sandboxes:
         # A trial says nothing of what requests will take.
         runtime = RunTime() if job.probe else self.times.of(job.tenant, job.link.function)
         brief = runtime.brief and self._shares.is_trusted(job.tenant)
-        loop = self._loop
         while True:
             if job.models or job.needs_own:
                 while not self._has_models(job):  # another may have made room for itself before this goes on
                     await self._ensure_models(job)
-            run = Run(job, runtime, loop, brief=brief, timeout_s=queue_timeout_s)
+            run = Run(job, runtime, self._loop, brief=brief, timeout_s=queue_timeout_s)
             if (ahead := self._behind.with_room(run)) is not None:
                 self._behind.send(run, ahead)
             elif self._idle and self._shares.may_take(job.tenant, brief):
                 self._begin(run, self._take_idle(job))
             else:
-                self._enqueue(run, loop)
+                self._waiting.enter(run)
             try:
                 ending = await run.granted
             except asyncio.CancelledError:
@@ -135,61 +135,26 @@ class Sandboxes:
         if job.needs_own:
             await self.own_hosts.ensure(job.tenant, job.own_models)
 
-    def _enqueue(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
-        """Raises `Overloaded`, `TooManyInflight`, and `QueueTimeout` where it could hardly be served in time."""
-        job, timeout_s = run.job, run.timeout_s
-        if not job.probe and not self._is_hopeful(timeout_s):
-            refuse_hopeless(self._expect(job.tenant, job.weight, brief=run.brief), timeout_s)
-        self._queue.push(run, job.weight)
-        run.expiry = loop.call_later(timeout_s, self._expire, run)
-
     def put_back(self, run: Run) -> None:
         """One that was sent ahead and has not begun: it waits again, as the next of its tenant."""
-        run.ahead, run.skipped, run.sandbox, run.sent_ns = False, True, None, 0
+        run.ahead, run.goes_ahead, run.sandbox, run.sent_ns = False, False, None, 0
         if run.granted.done():  # its caller has gone
             return
         if self.stopping:
             run.fail(ChildLost("the platform stops"))
             return
-        self._queue.put_back(run, run.job.weight)
-        left_s = run.timeout_s - (time.monotonic_ns() - run.since_ns) / NS
-        run.expiry = asyncio.get_running_loop().call_later(max(0.0, left_s), self._expire, run)
+        self._waiting.enter_again(run)
         self._grant(None)
-
-    def _is_hopeful(self, timeout_s: float) -> bool:
-        """Whether no estimate could say otherwise: all that runs is brief, and what waits is little."""
-        longest_ns = BRIEF_NS + self._queue.waiting_ns / self._shares.most(brief=False)
-        return not self._shares.long and longest_ns < timeout_s * NS
-
-    def _expire(self, run: Run) -> None:
-        run.expiry = None
-        self._queue.discard(run)
-        retry_after_s = self._expect(run.tenant, run.job.weight, brief=run.brief).retry_after_s
-        message = f"no sandbox came free within {run.timeout_s:g} s; try again"
-        run.fail(QueueTimeout(message, retry_after_s=retry_after_s))
 
     def _leave(self, run: Run) -> None:
         """Its caller has gone."""
-        if run.expiry is not None:
-            run.expiry.cancel()
-            self._queue.discard(run)
+        self._waiting.leave(run)
         if not run.granted.cancelled():
             run.bill()
         elif run.ahead and run.sandbox is not None:
             run.sandbox.take_back(run)
         elif run.sandbox is not None:
             run.sandbox.abandon(run.number)
-
-    def _expect(self, tenant: str, weight: int, *, brief: bool) -> Wait:
-        held = [slot.turn for slot in self.slots if slot not in self._idle]
-        return Wait(
-            first_ns=self._turns.first_ns(tenant, held, brief=brief),
-            own_ns=self._queue.ahead_ns(tenant),
-            all_ns=self._queue.waiting_ns,
-            own_most=self._shares.most(brief=brief),
-            sandboxes=self._shares.total,
-            share=weight / self._queue.weights(tenant, weight),
-        )
 
     def _take_idle(self, job: Job) -> Sandbox:
         """The one that was used last of those that have the function, else of those that have its module, or of all."""
@@ -253,7 +218,7 @@ class Sandboxes:
     def _grant(self, ended: Turn | None) -> None:
         """To whoever waits, what has become possible by this turn's end."""
         while self._idle and self._queue.length:
-            run = self._next()
+            run = self._waiting.next()
             if run is None:
                 return
             run.leave_queue(time.monotonic_ns())
@@ -265,13 +230,8 @@ class Sandboxes:
             else:  # the host died, or a model made room: it waits for that, but in no sandbox
                 run.granted.set_result(None)
 
-    def _next(self) -> Run | None:
-        shares, queue = self._shares, self._queue
-        behind = shares.long and queue.any_waits(shares.is_newcomer)
-        return queue.pop(shares.may_take_behind if behind else shares.may_take)
-
     def _watch_soon(self) -> None:
-        self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+        self._watching = self._loop.call_later(WATCH_S, self._watch)
 
     def _watch(self) -> None:
         self._watching = None

@@ -26,6 +26,7 @@ from wisp.scheduling.lines import Lines
 from wisp.scheduling.loaded import Loaded
 from wisp.scheduling.measures import Measure
 from wisp.scheduling.runs import Run
+from wisp.scheduling.stops import Stops
 from wisp.scheduling.turns import Turn
 from wisp.wire.channel import Frame
 from wisp.wire.confinement import Limits
@@ -34,7 +35,6 @@ from wisp.wire.invocations import (
     INLINE_BYTES,
     INVOKE_HEAD,
     SKIPPED,
-    STOP,
     THREAD,
     FunctionLink,
     Kind,
@@ -82,8 +82,7 @@ class Sandbox:
         self.ready = False
         self.turn: Turn | None = None
         """The pool's: who has it."""
-        self._stop_fd = -1
-        """Where the process hears which invocation to stop."""
+        self._stops = Stops()
         self._guest_thread = GuestThread()
 
     @property
@@ -97,7 +96,7 @@ class Sandbox:
     def spawn(self) -> None:
         if self._pool.stopping:
             return
-        hears_fd, self._stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        hears_fd = self._stops.open()
         try:
             self._child = Child(
                 "wisp.sandbox.main",
@@ -145,9 +144,7 @@ class Sandbox:
             and not ahead.asked_back_ns
             and now_ns - turn.granted_ns < OVERDUE_NS
             and turn.brief
-            and run.job.self_contained
-            and run.runtime.quick
-            and not run.runtime.spills
+            and run.ends_soon
             and self._taking is None
         )
 
@@ -174,8 +171,7 @@ class Sandbox:
 
     def take_back(self, run: Run) -> None:
         """One that was sent ahead; `Sandboxes.put_back` is called if it had not begun."""
-        with contextlib.suppress(OSError):  # full, or nobody reads: it begins, or its process is ended
-            os.write(self._stop_fd, STOP.pack(run.number, True))
+        self._stops.take_back(run.number)
 
     def watch(self, now_ns: int) -> None:
         """Called now and then, while a guest runs."""
@@ -353,8 +349,7 @@ class Sandbox:
         if self._run is not None and self._run.number == number:
             if self.turn is not None:
                 self.turn.abandoned = True
-            with contextlib.suppress(OSError):  # full, or nobody reads: the process is ended below
-                os.write(self._stop_fd, STOP.pack(number, False))
+            self._stops.end(number)
             asyncio.get_running_loop().call_later(ABANDON_S, self._kill_abandoned, number)
 
     def _kill_abandoned(self, number: int) -> None:
@@ -368,7 +363,7 @@ class Sandbox:
     def _note_end(self, reason: str) -> None:
         was_ready, self.ready = self.ready, False
         self._guest_thread.forget()
-        os.close(self._stop_fd)
+        self._stops.close()
         self.loaded.clear()
         self.detach()
         self._answer.clear(self._answer.size_bytes)
