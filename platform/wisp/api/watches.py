@@ -8,7 +8,7 @@ from typing import Final
 from wisp.api.bodies import ClientGone
 from wisp.api.incoming import Incoming
 
-STEP_S: Final = 0.01
+STEP_S: Final = 0.02
 """A request is looked after from one to two steps on."""
 
 
