@@ -109,7 +109,10 @@ class Child:
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            return True  # it died with frames that it had not read; what it has said comes next, then its end
+            # It died with frames that it had not read; what it has said comes next, then its end. libuv watches a
+            # socket no longer once it has told of an error there.
+            self._loop.call_soon(self.receive)
+            return True
         except (OSError, InvalidFrame) as error:
             self._end(str(error))
             return False

@@ -1,0 +1,41 @@
+"""How the router hears that a child is gone, on the event loop that it runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from wisp.scheduling.children import Child
+from wisp.wire.confinement import Limits
+
+WAIT_S = 30.0
+
+
+@pytest.mark.parametrize("unread", [0, 1, 5])
+def test_a_child_that_is_killed_is_gone_at_once_whatever_it_had_not_read(empty_directory: Path, unread: int) -> None:
+    async def kill_one() -> str:
+        ready, gone = asyncio.Event(), asyncio.get_running_loop().create_future()
+        child = Child(
+            "wisp.sandbox.compiler",
+            limits=Limits(),
+            empty_directory=empty_directory,
+            on_frame=lambda _: ready.set(),
+            on_end=gone.set_result,
+        )
+        async with asyncio.timeout(WAIT_S):
+            await ready.wait()
+            os.kill(child.pid, signal.SIGSTOP)
+            for _ in range(unread):
+                child.send(1, b"never read")
+            os.kill(child.pid, signal.SIGKILL)
+            reason: str = await gone
+            assert await child.reaped() == -signal.SIGKILL
+        return reason
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(kill_one()) == "it closed its socket"
