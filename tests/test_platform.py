@@ -166,17 +166,21 @@ async def test_two_tenants_and_sixteen_clients_get_only_right_answers_and_leave_
 async def test_killed_children_cost_only_what_was_in_them(tmp_path: Path) -> None:
     with served_platform(tmp_path / "data", "--dev", "--policies", str(wide_policies(tmp_path / "policies"))) as served:
         served.wait_for("globex/hello")
-        mix = Mix(served)
-        loading = asyncio.create_task(load(served, 3000, mix.ask))
-        kills = 0
-        for module in ("sandbox.main", "inference.host", "sandbox.main"):
-            await asyncio.sleep(0.4)
-            victims = served.child(module)
-            if not loading.done() and victims:
-                os.kill(victims[0], signal.SIGKILL)
-                kills += 1
+        mix, asked = Mix(served), 0
+
+        def ask(number: int) -> Ask:
+            nonlocal asked
+            asked = number
+            return mix.ask(number)
+
+        loading = asyncio.create_task(load(served, 3000, ask))
+        for module, after in (("sandbox.main", 600), ("inference.host", 1200), ("sandbox.main", 1800)):
+            async with asyncio.timeout(60):
+                while asked <= after:
+                    await asyncio.sleep(0.01)
+            assert not loading.done()
+            os.kill(served.child(module)[0], signal.SIGKILL)
         wrong = await loading
-        assert kills == 3
         allowed = {"child_lost", "model_loading", "queue_timeout"}
         strangers = [reply for reply in wrong if reply.error not in allowed and not lost_inference(reply)]
         assert not shapes(strangers)
