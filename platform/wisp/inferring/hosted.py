@@ -6,7 +6,7 @@ import itertools
 from collections import OrderedDict
 from typing import Final
 
-from wisp.errors import ChildLost, InferenceFailed, InferenceTimeout, InvalidRequest, WispError
+from wisp.errors import ChildLost, InferenceFailed, InferenceTimeout, InvalidRequest, ModelLoading, WispError
 from wisp.inferring.access import Access, Asked, Ran
 from wisp.names import TenantName
 from wisp.oip.messages import Tensor
@@ -20,6 +20,8 @@ NS: Final = 1_000_000_000
 FIRST_HANDLE: Final = 1 << 31
 """Functions have the handles below."""
 MAX_BINDINGS: Final = 1024
+MOST_LOADS: Final = 4
+"""Of one model for one request: each may be undone by another's before it is used."""
 
 
 class HostedModels:
@@ -65,8 +67,12 @@ class HostedModels:
     async def _infer(self, asked: Asked) -> Inferred:
         access, model = asked.access, asked.model
         tenant, own, digests = access.tenant.name, _is_own(access, model), (model.digest,)
+        loads = 0
         while not self._has(access, model):  # another may have made room for itself before this goes on
+            if loads == MOST_LOADS:
+                raise ModelLoading("other models take this one's room again and again; try again")
             await self.make_ready(access, model)
+            loads += 1
         with self._own_hosts.lease(tenant, digests) if own else self._host.lease(digests):
             host = self._own_hosts.get(tenant) if own else self._host
             if host is None:

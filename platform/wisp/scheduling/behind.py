@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
-from typing import Final
 
 from wisp.errors import ChildLost
 from wisp.scheduling.ahead import WAKING_NS
@@ -13,7 +11,10 @@ from wisp.scheduling.queue import FairQueue
 from wisp.scheduling.runs import Run
 from wisp.scheduling.slots import Sandbox
 
-GOES_AHEAD: Final = attrgetter("goes_ahead")
+
+def may_go_ahead(run: Run) -> bool:
+    """One that waited: its function may have turned out to be less quick meanwhile."""
+    return run.goes_ahead and run.runtime.quick and not run.runtime.spills
 
 
 class Behind:
@@ -68,7 +69,7 @@ class Behind:
         """What waits, and comes next, goes behind what runs there, where it may."""
         turn = sandbox.turn
         while turn is not None and self._queue.length and sandbox.takes_ahead(turn.granted_ns):
-            run = self._queue.next_of(turn.tenant, GOES_AHEAD)
+            run = self._queue.next_of(turn.tenant, may_go_ahead)
             if run is None:
                 return
             run.leave_queue(run.since_ns)

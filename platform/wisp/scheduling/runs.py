@@ -21,7 +21,6 @@ class Run(Waiter[Ending | None]):
 
     __slots__ = (
         "ahead",
-        "ends_soon",
         "expiry",
         "goes_ahead",
         "job",
@@ -38,9 +37,7 @@ class Run(Waiter[Ending | None]):
     ) -> None:
         super().__init__(job.tenant, runtime, loop, brief=brief)
         self.job = job
-        self.ends_soon = runtime.quick and not runtime.spills and job.self_contained
-        """As far as its function is known. Where it does not, nothing outside has been told of it yet."""
-        self.goes_ahead = brief and self.ends_soon
+        self.goes_ahead = brief and job.self_contained and runtime.quick and not runtime.spills
         """It may be sent to a sandbox in which another runs still; not again once it was taken back from one."""
         self.timeout_s = timeout_s
         """How long it may wait."""

@@ -144,7 +144,9 @@ class Sandbox:
             and not ahead.asked_back_ns
             and now_ns - turn.granted_ns < OVERDUE_NS
             and turn.brief
-            and run.ends_soon
+            and run.job.self_contained
+            and run.runtime.quick
+            and not run.runtime.spills
             and self._taking is None
         )
 
