@@ -43,6 +43,15 @@ def test_a_guest_that_is_in_time_is_not_stopped(bench: Bench) -> None:
     assert bench.run(turns, **FOREVER).outcome is Outcome.OK
 
 
+def test_what_is_to_be_stopped_before_it_begins_ends_as_it_begins(bench: Bench) -> None:
+    """Its caller may hang up while its frame still lies in the socket. Who comes next does not suffer for it."""
+    bench.runner.stop(bench.number + 1)
+    assert bench.run(LOOP, timeout_s=3600.0, **FOREVER).outcome is Outcome.DEADLINE_EXCEEDED
+    assert bench.run(handler()).outcome is Outcome.OK
+    bench.runner.stop(bench.number)  # it has ended
+    assert bench.run(handler()).outcome is Outcome.OK
+
+
 @pytest.mark.parametrize("user", [None, NOBODY])
 def test_the_deadline_holds_for_any_user(tmp_path: Path, user: int | None) -> None:
     if user is not None and os.geteuid() != 0:

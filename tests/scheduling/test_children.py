@@ -39,3 +39,27 @@ def test_a_child_that_is_killed_is_gone_at_once_whatever_it_had_not_read(empty_d
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(kill_one()) == "it closed its socket"
+
+
+async def test_a_child_is_less_urgent_from_its_first_moment_on(empty_directory: Path) -> None:
+    ready, gone = asyncio.Event(), asyncio.get_running_loop().create_future()
+    child = Child(
+        "wisp.sandbox.compiler",
+        limits=Limits(),
+        empty_directory=empty_directory,
+        on_frame=lambda _: ready.set(),
+        on_end=gone.set_result,
+        niceness=7,
+    )
+    expected = os.getpriority(os.PRIO_PROCESS, 0) + 7
+    born = os.getpriority(os.PRIO_PROCESS, child.pid)
+    async with asyncio.timeout(WAIT_S):
+        await ready.wait()
+        threads = {
+            os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{child.pid}/task").iterdir()
+        }
+        child.kill("the test is over")
+        await gone
+        await child.reaped()
+    assert born == expected
+    assert threads == {expected}

@@ -20,8 +20,6 @@ from wisp.wire.confinement import enter
 from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
 ARENA_BYTES = 256 << 20
-NICENESS = 10
-"""As of the compile child, and for its reason."""
 
 
 def judge(
@@ -86,7 +84,6 @@ def main() -> int:
     import wisp.inference.probe  # noqa: F401
 
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    os.nice(NICENESS)
     channel.send(Kind.READY, json.dumps({"walls": encode_report(raise_walls(ChildKind.ADMISSION))}).encode())
     frame = channel.receive()
     if frame is None:

@@ -18,10 +18,6 @@ from wisp.wire.confinement import enter
 from wisp.wire.segments import FIXED, require_seals
 from wisp.wire.walls import ChildKind, encode_report, raise_walls
 
-NICENESS = 10
-"""Compiling yields to requests that are being answered: a tenth of a core that they want whole. With less, an upload
-would outlast its wall time on a machine that is merely busy."""
-
 
 def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
@@ -73,7 +69,6 @@ def serve(channel: Channel) -> None:
 
 def main() -> None:
     channel, _ = enter()
-    os.nice(NICENESS)
     channel.send(Kind.READY, json.dumps({"walls": encode_report(raise_walls(ChildKind.COMPILER))}).encode())
     serve(channel)
 

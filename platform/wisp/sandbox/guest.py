@@ -43,6 +43,8 @@ class GuestRunner:
         self.current = Current()
         self.ending = threading.Lock()
         """Held while an invocation ends, and while one is stopped."""
+        self._unwanted = 0
+        """What was to be stopped last. Its frame may lie in the socket still, or be read just now."""
         self.linker: Linker = link(self.engine, self.current)
 
     def run(
@@ -85,6 +87,8 @@ class GuestRunner:
         arena.begin(function.memory_bytes, Habit() if habit is None else habit)
         store = Store(self.engine.pointer, fuel=fuel, epoch_ticks=EPOCH_TICKS)
         self.current.invocation, call.fuel = call, store
+        if self._unwanted == number:  # `stop` sets it before it looks at what runs, so one of the two sees the other
+            self._expire()
         try:
             self.timer.arm(deadline_ns)
             try:
@@ -133,13 +137,17 @@ class GuestRunner:
         return Ending(outcome, receipt, response, logs, detail, lines, denials), in_segment
 
     def stop(self, number: int) -> None:
-        """Ends this invocation, if it is the one that runs, as its deadline would; for another thread to call. A host
-        call that waits goes on waiting until its own bound."""
+        """Ends this invocation as its deadline would, if it is the one that runs, or as soon as it begins; for another
+        thread to call. A host call that waits goes on waiting until its own bound."""
+        self._unwanted = number
         with self.ending:
             running = self.current.invocation
             if running is not None and running.number == number:
-                for _ in range(EPOCH_TICKS):
-                    self.engine.increment_epoch()
+                self._expire()
+
+    def _expire(self) -> None:
+        for _ in range(EPOCH_TICKS):
+            self.engine.increment_epoch()
 
     def close(self) -> None:
         self.timer.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import struct
@@ -44,8 +45,10 @@ class Child:
         on_end: Callable[[str], None],
         fds: dict[str, int] | None = None,
         options: dict[str, int] | None = None,
+        niceness: int = 0,
     ) -> None:
-        """`fds` are handed to the child under these option names, beside plain `options`."""
+        """`fds` are handed to the child under these option names, beside plain `options`. `niceness`: so much less
+        urgent than the router from its first moment on, since starting costs more than much of what is asked of it."""
         self.module = module
         self._on_frame = on_frame
         self._on_end = on_end
@@ -71,6 +74,10 @@ class Child:
             raise
         finally:
             theirs.close()
+        if niceness:
+            with contextlib.suppress(PermissionError):
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, own + niceness)
         self._channel = Channel(ours)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(ours.fileno(), self._receive_one)

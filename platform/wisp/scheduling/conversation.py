@@ -18,6 +18,9 @@ from wisp.wire.confinement import Limits
 from wisp.wire.walls import ChildKind
 
 MAX_PENDING = 4
+NICENESS = 10
+"""Compiling and judging yield to requests that are being answered: a tenth of a core that they want whole. With less,
+an upload would outlast its wall time on a machine that is merely busy."""
 
 
 class ChildSilent(ChildLost):
@@ -52,6 +55,7 @@ class Conversation:
             empty_directory=empty_directory,
             on_frame=self._take,
             on_end=self._note_end,
+            niceness=NICENESS,
         )
         self._until = asyncio.get_running_loop().time() + wall_s
 
