@@ -24,10 +24,17 @@ SMALL_BYTES: Final = 64 * 1024
 
 
 class Turns:
-    """One turn for each round of the event loop; addresses that wait take them one after the other."""
+    """One turn for each round of the event loop; addresses that wait take them one after the other. One that has not
+    waited of late goes before those that always do, once, and every other turn is theirs all the same."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Callable[[], bool]]] = OrderedDict()
+        """In rotation. Who has nothing waiting any more leaves it when it would be next, not before: else whoever sends
+        one thing after the other would always be new."""
+        self._fresh: OrderedDict[str, deque[Callable[[], bool]]] = OrderedDict()
+        """Not in rotation yet."""
+        self._was_fresh = False
+        """Who had the last turn."""
         self._taken = False
 
     async def take(self, address: str) -> None:
@@ -56,23 +63,38 @@ class Turns:
 
     def queue(self, address: str, begin: Callable[[], bool]) -> None:
         """`begin` is called when the turn has come; it is passed on at once where that says that nobody wants it."""
-        self._waiting.setdefault(address, deque()).append(begin)
+        turns = self._waiting.get(address)
+        if turns is None:
+            turns = self._fresh.get(address)
+            if turns is None:
+                turns = self._fresh[address] = deque()
+        turns.append(begin)
         if not self._taken:
             self._taken = True
             asyncio.get_running_loop().call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
-        while self._waiting:
-            address, turns = next(iter(self._waiting.items()))
-            begin = turns.popleft()
-            if turns:
-                self._waiting.move_to_end(address)
-            else:
-                del self._waiting[address]
+        while (begin := self._next()) is not None:
             if begin():
                 asyncio.get_running_loop().call_soon(self._pass_on)
                 return
         self._taken = False
+
+    def _next(self) -> Callable[[], bool] | None:
+        waiting = self._waiting
+        while waiting and (self._was_fresh or not self._fresh):
+            address, turns = next(iter(waiting.items()))
+            if turns:
+                waiting.move_to_end(address)
+                self._was_fresh = False
+                return turns.popleft()
+            del waiting[address]
+        if not self._fresh:
+            return None
+        address, turns = self._fresh.popitem(last=False)
+        waiting[address] = turns
+        self._was_fresh = True
+        return turns.popleft()
 
 
 class Connections:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from wisp.errors import InvalidFrame, Overloaded, RequestTooLarge, TooManyInflight
-from wisp.scheduling.bodies import AT_ONCE_BYTES, INLINE_BYTES, JOINED_BYTES, RequestBody
+from wisp.scheduling.bodies import AT_ONCE_BYTES, BITE_BYTES, INLINE_BYTES, JOINED_BYTES, RequestBody
 from wisp.scheduling.bodyrooms import BodyRoom
 from wisp.scheduling.budget import ByteBudget
 from wisp.wire.invocations import LAID_BYTES
@@ -42,6 +42,30 @@ def test_a_body_that_fits_no_frame_is_kept_in_few_parts(step: int) -> None:
     assert body.parts() == ()
     (fd,) = body.segment()
     assert os.pread(fd, len(sent), 0) == sent
+    body.close()
+    assert budget.used_bytes == 0
+
+
+@pytest.mark.parametrize("step", [1, JOINED_BYTES, 3 * BITE_BYTES])
+def test_no_chunk_moves_all_that_lies_in_memory(step: int) -> None:
+    budget = ByteBudget(1 << 23)
+    body = RequestBody(budget, 1 << 23)
+    sent = os.urandom(LAID_BYTES)
+    for at in range(0, LAID_BYTES, 60_000):
+        body.append(sent[at : at + 60_000])
+    written = 0
+    while written < body.size_bytes < 6 << 20:
+        more = os.urandom(step)
+        body.append(more)
+        sent += more
+        assert body.parts() == ()
+        now = os.fstat(body._fd).st_size
+        assert now - written <= BITE_BYTES + step
+        written = now
+    assert written == body.size_bytes
+    body.append(b"and more")
+    (fd,) = body.segment()
+    assert os.pread(fd, len(sent) + 8, 0) == sent + b"and more"
     body.close()
     assert budget.used_bytes == 0
 

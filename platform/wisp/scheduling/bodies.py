@@ -20,6 +20,9 @@ AT_ONCE_BYTES = 1024 * 1024
 """To give more back to the kernel takes it milliseconds, so that is done beside the event loop."""
 JOINED_BYTES = 4 * 1024
 """A chunk below this is joined with its neighbours: an object for each byte would be forty times what it holds."""
+BITE_BYTES = 256 * 1024
+"""With each chunk that comes, so much of what lies in memory is moved to the segment: a megabyte at once would take the
+router up to a few milliseconds, and everybody waits for it."""
 
 _closing = ThreadPoolExecutor(1, "closing")
 
@@ -33,6 +36,9 @@ class RequestBody:
         self._budget = budget
         self._owner = owner
         self._parts: list[bytes | bytearray] = []
+        """What is not in the segment."""
+        self._moved_bytes = 0
+        """Of the first part."""
         self._fd = -1
 
     def append(self, chunk: bytes) -> None:
@@ -48,9 +54,11 @@ class RequestBody:
         self.size_bytes = size
         if self._fd < 0 and size <= LAID_BYTES:
             self._keep(chunk)
-            return
-        self._move()
-        self._write(chunk)
+        elif self._fd >= 0 and not self._parts:
+            self._write(chunk)
+        else:
+            self._keep(chunk)
+            self._move(BITE_BYTES + len(chunk))
 
     def _keep(self, chunk: bytes) -> None:
         if len(chunk) >= JOINED_BYTES:
@@ -60,15 +68,23 @@ class RequestBody:
         else:
             self._parts.append(bytearray(chunk))
 
-    def _move(self) -> None:
+    def _move(self, most_bytes: int) -> None:
         """From memory to a segment."""
         if self._fd < 0:
             self._fd = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            for part in self._parts:
-                self._write(part)
-            self._parts.clear()
+        parts = self._parts
+        while parts and most_bytes > 0:
+            start, length = self._moved_bytes, len(parts[0])
+            end = min(length, start + most_bytes)
+            with memoryview(parts[0]) as part:
+                self._write(part[start:end])
+            most_bytes -= end - start
+            self._moved_bytes = end
+            if end == length:
+                del parts[0]
+                self._moved_bytes = 0
 
-    def _write(self, chunk: bytes | bytearray) -> None:
+    def _write(self, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._fd, view) :]
@@ -79,14 +95,14 @@ class RequestBody:
 
     def parts(self) -> tuple[bytes | bytearray, ...]:
         """All of it, if it fits no frame and is in memory, else nothing. They stay the body's own."""
-        return () if self.size_bytes <= INLINE_BYTES else tuple(self._parts)
+        return () if self._fd >= 0 or self.size_bytes <= INLINE_BYTES else tuple(self._parts)
 
     def segment(self) -> tuple[int, ...]:
         """The frozen segment that holds it, if it fits no frame; it stays the body's own. Nothing may be appended
         after."""
         if self.size_bytes <= INLINE_BYTES:
             return ()
-        self._move()
+        self._move(self.size_bytes)
         fcntl.fcntl(self._fd, F_ADD_SEALS, FROZEN)
         return (self._fd,)
 
