@@ -101,3 +101,13 @@ async def test_one_that_cannot_be_stopped_ends_with_its_process(
         monkeypatch.setattr(stops, "STOP", SimpleNamespace(pack=lambda number, unbegun: STOP.pack(number + 1, unbegun)))
     monkeypatch.undo()
     await until(lambda: node.sandboxes.restarts == 1 and idle(node))
+
+
+async def test_a_sandbox_is_not_counted_until_its_process_is_ready_again(node: Node) -> None:
+    await until(lambda: idle(node))
+    shares = node.sandboxes._shares
+    for number, slot in enumerate(node.sandboxes.slots, start=1):
+        slot.kill("the test wants it")
+        assert shares.missing == number
+    await until(lambda: idle(node))
+    assert shares.missing == 0

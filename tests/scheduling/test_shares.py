@@ -35,6 +35,15 @@ def test_long_runs_of_one_tenant_fill_the_workers_of_all_but_one() -> None:
     assert shares.may_take("c", False)
 
 
+@pytest.mark.parametrize(("missing", "long"), [(0, 3), (1, 2), (2, 1), (3, 1)])
+def test_the_last_of_those_that_are_there_is_left_for_a_brief_run(missing: int, long: int) -> None:
+    shares = Shares(2, 2, Clock())
+    shares.missing = missing
+    assert sum(take_all(shares, tenant, brief=False) for tenant in "abc") == long
+    assert shares.may_take("d", True)
+    assert not shares.may_take("d", False)
+
+
 def test_the_last_place_for_long_runs_is_for_a_tenant_that_has_none() -> None:
     shares = Shares(2, 2, Clock())
     for tenant in "ab":

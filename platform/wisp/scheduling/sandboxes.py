@@ -204,6 +204,8 @@ class Sandboxes:
                 self._go_on(sandbox)
             else:
                 self._idle.append(sandbox)
+        else:
+            self._count_missing()
         self._grant(turn)
 
     def _go_on(self, sandbox: Sandbox) -> None:
@@ -249,8 +251,12 @@ class Sandboxes:
         if held and not self.stopping:
             self._watch_soon()
 
+    def _count_missing(self) -> None:
+        self._shares.missing = sum(not slot.ready for slot in self.slots)
+
     def note_ready(self, sandbox: Sandbox, fingerprint: str) -> None:
         self._on_fingerprint(fingerprint)
+        self._count_missing()
         if all(slot.ready for slot in self.slots):
             self._all_ready.set()
         self.release(sandbox)

@@ -3,8 +3,9 @@
 Long runs hold a sandbox for seconds, brief ones for milliseconds. A node has more sandboxes than it is told to work
 with: beside the `workers`, which one tenant's long runs may fill, some to spare. The last free one is always left for a
 brief run, the one before it for a tenant that has no long run yet, and no tenant's runs of any kind fill all. So a
-function that is brief waits for a brief turn at most, and a long one of a second tenant finds a place beside the long
-ones of the first. Of long ones that wait, those of tenants that have none come first.
+function that is brief waits for a brief turn at most, even while others' processes are started anew, and a long one of
+a second tenant finds a place beside the long ones of the first. Of long ones that wait, those of tenants that have none
+come first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Shares:
     def __init__(self, workers: int, spare: int, clock_ns: Callable[[], int]) -> None:
         self.workers = workers
         self.total = workers + spare
+        self.missing = 0
+        """Of those, how many have no process that is ready."""
         self.long = 0
         self._clock_ns = clock_ns
         self._held: dict[str, int] = {}
@@ -34,6 +37,8 @@ class Shares:
         most = self.total - 1
         if most == 0:
             return True
+        if self.missing:  # the last one of what is there is left for brief runs too, while there are two
+            most = max(1, most - self.missing)
         if self._held.get(tenant, 0) >= most:
             return False
         if brief:
