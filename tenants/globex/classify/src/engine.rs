@@ -1,13 +1,14 @@
 //! From pixels to a name: the model, the labels of the bundle, and the log.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use wisp_guest::nn::{Graph, NnError};
 
 use crate::image::Image;
-use crate::tensor::{SHAPE, tensor};
+use crate::tensor::{LENGTH, SHAPE, fill};
 
 /// The name of the model in the policy.
 const MODEL: &str = "mobilenet";
@@ -37,10 +38,10 @@ impl<'p> EdgeInferenceEngine<'p> {
     /// The most likely class. The error is the function's fault, not the caller's: a model or a labels file that is
     /// missing, or two that do not go together.
     pub fn classify(&self, image: &Image) -> Result<Finding, String> {
-        let logits = infer(&tensor(image)).map_err(|error| format!("model {MODEL}: {error}"))?;
+        let logits = infer(image).map_err(|error| format!("model {MODEL}: {error}"))?;
         let (class, confidence) =
             most_likely(&logits).ok_or_else(|| format!("model {MODEL}: no finite output"))?;
-        let text = fs::read_to_string(self.labels)
+        let text = read_whole(self.labels)
             .map_err(|error| format!("{}: {error}", self.labels.display()))?;
         let label = label_of(class, logits.len(), &text).ok_or_else(|| {
             format!(
@@ -68,9 +69,14 @@ impl<'p> EdgeInferenceEngine<'p> {
     }
 }
 
-fn infer(input: &[f32]) -> Result<Vec<f32>, NnError> {
+/// The model's input: it need not be asked for, nor be filled with zeros first.
+static INPUT: Mutex<[f32; LENGTH]> = Mutex::new([0.0; LENGTH]);
+
+fn infer(image: &Image) -> Result<Vec<f32>, NnError> {
     let mut context = Graph::load_by_name(MODEL)?.context()?;
-    context.set_input(0, &SHAPE, input)?;
+    let mut input = INPUT.lock().unwrap_or_else(PoisonError::into_inner);
+    fill(&mut input, image);
+    context.set_input(0, &SHAPE, input.as_slice())?;
     context.compute()?;
     context.get_output(0)
 }
@@ -85,17 +91,22 @@ fn most_likely(logits: &[f32]) -> Option<(usize, f32)> {
     sum.is_finite().then_some((class, 1.0 / sum))
 }
 
+/// A file whose length is known beforehand, without asking again whether there is more.
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut content = vec![0; file.metadata()?.len() as usize];
+    file.read_exact(&mut content)?;
+    Ok(content)
+}
+
 /// With one line more than there are classes, the first is the background's.
-fn label_of(class: usize, classes: usize, text: &str) -> Option<&str> {
-    let background = text
-        .lines()
-        .count()
-        .checked_sub(classes)
-        .filter(|&more| more <= 1)?;
-    text.lines()
-        .nth(class + background)
-        .map(str::trim)
-        .filter(|label| !label.is_empty())
+fn label_of(class: usize, classes: usize, text: &[u8]) -> Option<&str> {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let ends = text.iter().filter(|&&byte| byte == b'\n').count();
+    let background = (ends + 1).checked_sub(classes).filter(|&more| more <= 1)?;
+    let line = text.split(|&byte| byte == b'\n').nth(class + background)?;
+    let label = std::str::from_utf8(line).ok()?.trim();
+    (!label.is_empty()).then_some(label)
 }
 
 #[cfg(test)]
@@ -113,14 +124,14 @@ mod tests {
 
     #[test]
     fn a_label_is_found_with_and_without_a_background_line() {
-        assert_eq!(label_of(0, 2, "tench\ngoldfish\n"), Some("tench"));
+        assert_eq!(label_of(0, 2, b"tench\ngoldfish\n"), Some("tench"));
         assert_eq!(
-            label_of(1, 2, "background\r\ntench\r\ngoldfish\r\n"),
+            label_of(1, 2, b"background\r\ntench\r\ngoldfish\r\n"),
             Some("goldfish")
         );
-        assert_eq!(label_of(1, 2, "tench"), None);
-        assert_eq!(label_of(1, 2, "a\nb\nc\nd\n"), None);
-        assert_eq!(label_of(1, 2, "tench\n\n"), None);
+        assert_eq!(label_of(1, 2, b"tench"), None);
+        assert_eq!(label_of(1, 2, b"a\nb\nc\nd\n"), None);
+        assert_eq!(label_of(1, 2, b"tench\n\n"), None);
     }
 
     #[test]

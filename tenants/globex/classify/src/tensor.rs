@@ -26,35 +26,62 @@ const fn normalised() -> [[f32; 256]; 3] {
     table
 }
 
+/// How many values the model takes.
+pub const LENGTH: usize = 3 * PLANE;
+/// So many pixels are taken in one step of the loop, whose own cost is counted in fuel and in time.
+const STEP: usize = 4;
+
 /// The whole image, scaled to [`SIDE`] by [`SIDE`] without regard to its proportions. The pixel at (x, y) is the one at
 /// (x × width ÷ 224, y × height ÷ 224) of the image, rounded down (nearest neighbour).
-pub fn tensor(image: &Image) -> Vec<f32> {
-    let layout = image.layout();
+pub fn fill(tensor: &mut [f32; LENGTH], image: &Image) {
+    match image.layout().pixel_bytes {
+        1 => take::<1>(tensor, image),
+        2 => take::<2>(tensor, image),
+        3 => take::<3>(tensor, image),
+        _ => take::<4>(tensor, image),
+    }
+}
+
+/// `BYTES`: from one pixel's start to the next one's, or the first four of more.
+fn take<const BYTES: usize>(tensor: &mut [f32; LENGTH], image: &Image) {
+    let [r, g, b] = image.layout().rgb.map(|offset| offset.min(BYTES - 1));
     let columns: [usize; SIDE] =
-        std::array::from_fn(|x| x * image.width() / SIDE * layout.pixel_bytes);
-    let mut tensor = vec![0.0; 3 * PLANE];
+        std::array::from_fn(|x| x * image.width() / SIDE * image.layout().pixel_bytes);
     let (red, rest) = tensor.split_at_mut(PLANE);
     let (green, blue) = rest.split_at_mut(PLANE);
     let planes = (red.chunks_exact_mut(SIDE))
         .zip(green.chunks_exact_mut(SIDE))
         .zip(blue.chunks_exact_mut(SIDE));
-    let [r, g, b] = layout.rgb;
     for (y, ((red, green), blue)) in planes.enumerate() {
         let row = image.row(y * image.height() / SIDE);
-        for (((&column, red), green), blue) in columns.iter().zip(red).zip(green).zip(blue) {
-            let pixel = &row[column..];
-            *red = NORMALISED[0][usize::from(pixel[r])];
-            *green = NORMALISED[1][usize::from(pixel[g])];
-            *blue = NORMALISED[2][usize::from(pixel[b])];
+        let steps = (red.chunks_exact_mut(STEP))
+            .zip(green.chunks_exact_mut(STEP))
+            .zip(blue.chunks_exact_mut(STEP));
+        for (columns, ((red, green), blue)) in columns.chunks_exact(STEP).zip(steps) {
+            // Written out: the compiler, told to keep the module small, would leave a loop.
+            macro_rules! put {
+                ($($at:literal)*) => {$(
+                    let pixel: &[u8; BYTES] = row[columns[$at]..].first_chunk().expect("a whole pixel");
+                    red[$at] = NORMALISED[0][usize::from(pixel[r])];
+                    green[$at] = NORMALISED[1][usize::from(pixel[g])];
+                    blue[$at] = NORMALISED[2][usize::from(pixel[b])];
+                )*};
+            }
+            put!(0 1 2 3);
         }
     }
-    tensor
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::image::Layout;
+
+    fn tensor(image: &Image) -> Box<[f32; LENGTH]> {
+        let mut tensor = Box::new([f32::NAN; LENGTH]);
+        fill(&mut tensor, image);
+        tensor
+    }
 
     fn expected(channel: usize, sample: u8) -> f32 {
         (f32::from(sample) / 255.0 - MEAN[channel]) / DEVIATION[channel]
