@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from wisp.scheduling.idleness import STEP_NS, Idleness, look
+from wisp.scheduling.idleness import STEP_NS, Idleness, Standing, look
 
 MS = 1_000_000
 
@@ -57,6 +57,7 @@ def test_the_kernel_tells_a_thread_that_sleeps_from_one_that_computes() -> None:
         while not end.is_set():
             pass
 
+    standings: dict[str, Standing] = {}
     running = [threading.Thread(target=each) for each in (sleep, compute)]
     for each in running:
         each.start()
@@ -65,11 +66,12 @@ def test_the_kernel_tells_a_thread_that_sleeps_from_one_that_computes() -> None:
             time.sleep(0.001)
         cpu_ns = dict.fromkeys(threads, 0)
         seen: dict[str, Idleness | None] = dict.fromkeys(threads)
+        standings.update((name, Standing(os.getpid(), thread)) for name, thread in threads.items())
         for _ in range(30):
             time.sleep(STEP_NS / 1e9)
             for name, thread in threads.items():
                 cpu_ns[name] = int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
-                seen[name] = look(seen[name], os.getpid(), thread, time.monotonic_ns(), cpu_ns[name])
+                seen[name] = look(seen[name], standings[name], time.monotonic_ns(), cpu_ns[name])
         sleeps, computes = seen["sleeps"], seen["computes"]
         assert sleeps is not None
         assert computes is not None
@@ -77,12 +79,33 @@ def test_the_kernel_tells_a_thread_that_sleeps_from_one_that_computes() -> None:
         assert computes.idle_ns < sleeps.idle_ns / 2
     finally:
         end.set()
+        for standing in standings.values():
+            standing.close()
         for each in running:
             each.join(30)
 
 
 def test_a_thread_that_has_ended_is_not_looked_at() -> None:
-    known = Idleness(1, 0, 0, 0)
-    assert look(known, os.getpid(), 0, 10**12, 0) is known
-    assert look(None, os.getpid(), 0, 10**12, 0) is None
+    known, began, end = Idleness(1, 0, 0, 0), threading.Event(), threading.Event()
+    threads: list[int] = []
+
+    def wait() -> None:
+        threads.append(threading.get_native_id())
+        began.set()
+        end.wait(30)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert began.wait(30)
+    standings = [Standing(os.getpid(), 0), Standing(os.getpid(), threads[0])]
+    end.set()
+    thread.join(30)
+    until_s = time.monotonic() + 30
+    while standings[1].state() and time.monotonic() < until_s:  # the kernel's part of its end
+        time.sleep(0.001)
+    for standing in standings:  # never there; gone since
+        assert look(known, standing, 10**12, 0) is known
+        assert look(None, standing, 10**12, 0) is None
+        standing.close()
+        standing.close()
     assert known.idle_ns == 0

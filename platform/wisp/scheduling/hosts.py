@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from typing import Final
 from wisp.errors import ChildLost, ModelLoading, WispError
 from wisp.names import Digest
 from wisp.scheduling.children import Child
-from wisp.scheduling.residents import Resident, Residents
+from wisp.scheduling.residents import Lease, Resident, Residents
 from wisp.scheduling.rooms import Room
 from wisp.scheduling.walls import WallWatch
 from wisp.wire.channel import Frame, socket_pair
@@ -226,15 +226,9 @@ class InferenceHost:
     def has(self, digests: tuple[Digest, ...]) -> bool:
         return self._loaded.issuperset(digests)
 
-    @contextlib.contextmanager
-    def lease(self, digests: tuple[Digest, ...]) -> Iterator[None]:
+    def lease(self, digests: tuple[Digest, ...]) -> Lease:
         """Those of them that are loaded stay so. A host that dies meanwhile forgets its leases with its models."""
-        leased = self._residents.lease(digests)
-        try:
-            yield
-        finally:
-            self._residents.give_back(leased)
-            self._freed.set()
+        return Lease(self._residents.lease(digests), self._freed)
 
     def drop(self, digest: Digest) -> None:
         """No version uses it here any more. One in use stays, until it has to make room."""

@@ -41,36 +41,58 @@ class Idleness:
             self._since_ns, self._late_ns, self._cpu_ns, self._delay_ns = now_ns, 0, cpu_ns, delay_ns
 
 
-def look(known: Idleness | None, pid: int, thread: int, now_ns: int, cpu_ns: int) -> Idleness | None:
+class Standing:
+    """What the kernel tells of one thread. The files stay open: a guest is looked at fifty times a second, and at its
+    end, and to open them anew would take most of that time."""
+
+    __slots__ = ("_delay_fd", "_state_fd", "thread")
+
+    def __init__(self, pid: int, thread: int) -> None:
+        self.thread = thread
+        self._delay_fd = _open(f"/proc/{pid}/task/{thread}/schedstat")
+        self._state_fd = _open(f"/proc/{pid}/task/{thread}/stat")
+
+    def delay_ns(self) -> int:
+        """For how long it stood ready without a core; 0 where the kernel does not say."""
+        try:
+            return int(_read(self._delay_fd).split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def state(self) -> bytes:
+        """One letter; none where it has ended."""
+        try:
+            return _read(self._state_fd).rpartition(b") ")[2][:1]
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        for fd in (self._delay_fd, self._state_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._delay_fd = self._state_fd = -1
+
+
+def look(known: Idleness | None, standing: Standing, now_ns: int, cpu_ns: int) -> Idleness | None:
     """`known` with what has come to it, or a new one; `cpu_ns` is the process', since its guest was started."""
-    delay_ns = _delay_ns(pid, thread)
-    state = _state(pid, thread)
+    delay_ns = standing.delay_ns()
+    state = standing.state()
     if not state:  # it has ended, and another will take over
         return known
-    if known is None or known.thread != thread:
-        return Idleness(thread, now_ns, cpu_ns, delay_ns, idle_ns=0 if known is None else known.idle_ns)
+    if known is None or known.thread != standing.thread:
+        idle_ns = 0 if known is None else known.idle_ns
+        return Idleness(standing.thread, now_ns, cpu_ns, delay_ns, idle_ns=idle_ns)
     known.note(now_ns, cpu_ns, delay_ns, asleep=state in ASLEEP)
     return known
 
 
-def _delay_ns(pid: int, thread: int) -> int:
+def _open(path: str) -> int:
+    """-1 where there is none."""
     try:
-        return int(_read(f"/proc/{pid}/task/{thread}/schedstat").split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _state(pid: int, thread: int) -> bytes:
-    try:
-        return _read(f"/proc/{pid}/task/{thread}/stat").rpartition(b") ")[2][:1]
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return b""
+        return -1
 
 
-def _read(path: str) -> bytes:
-    """In half the time that a file object takes."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(file, 512)
-    finally:
-        os.close(file)
+def _read(fd: int) -> bytes:
+    return os.pread(fd, 512, 0)

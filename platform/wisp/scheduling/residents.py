@@ -6,6 +6,7 @@ Algorithms", 1997: GreedyDual-Size). A model with a lease never leaves.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -92,3 +93,20 @@ class Residents:
 
     def _appreciate(self, held: Resident) -> None:
         held.worth = self._floor + (1 + held.load_ms) / (1 + held.size_bytes / MIB)
+
+
+class Lease:
+    """Models that stay from when it is made to the end of its block; then `freed` tells of it."""
+
+    __slots__ = ("_freed", "_leased")
+
+    def __init__(self, leased: tuple[Resident, ...], freed: asyncio.Event) -> None:
+        self._leased = leased
+        self._freed = freed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        Residents.give_back(self._leased)
+        self._freed.set()

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from wisp.cores import usable_cores
@@ -59,6 +59,29 @@ class Tenanted:
         return self.slow and self.appetite is not None and self.appetite.calm
 
 
+class HostLease:
+    """Of a tenant's host and of models in it, from when it is made to the end of its block."""
+
+    __slots__ = ("_held", "_models", "_share")
+
+    def __init__(self, held: Tenanted, digests: tuple[Digest, ...], share: float) -> None:
+        self._held, self._share = held, share
+        self._models = held.host.lease(digests)
+        held.users += 1
+        held.leases += 1
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        held = self._held
+        self._models.__exit__()
+        held.users -= 1
+        held.leases -= 1
+        held.used_s = time.monotonic()
+        held.look(self._share)
+
+
 class TenantHosts:
     """At most `most` at a time; the one that was used longest ago makes room."""
 
@@ -100,20 +123,13 @@ class TenantHosts:
         with self._used(held, tenant):
             await held.host.ensure(digests)
 
-    @contextmanager
-    def lease(self, tenant: TenantName, digests: tuple[Digest, ...]) -> Iterator[None]:
+    def lease(self, tenant: TenantName, digests: tuple[Digest, ...]) -> AbstractContextManager[None]:
         """The tenant's host and those of its models that are loaded stay."""
         held = self._hosts.get(tenant)
         if held is None:
-            yield
-            return
-        held.leases += 1
-        try:
-            with self._used(held, tenant), held.host.lease(digests):
-                yield
-        finally:
-            held.leases -= 1
-            held.look(self._share)
+            return nullcontext()
+        self._hosts.move_to_end(tenant)
+        return HostLease(held, digests, self._share)
 
     def watch(self) -> None:
         """Called now and then while guests run: what infers for long is weighed before it ends."""
