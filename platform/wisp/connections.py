@@ -21,6 +21,7 @@ SLOWEST_BYTES_S: Final = 64 * 1024
 """A caller has `STALLED_S` to begin taking an answer, and then must be as fast as this on the whole."""
 SMALL_BYTES: Final = 64 * 1024
 """Of an answer: written as one. What waits in the transport beyond this is waited for."""
+BURST_ROOM_BYTES: Final = 8 * 1024 * 1024
 
 
 class Turns:
@@ -137,9 +138,10 @@ def slowest_s(waiting_bytes: int) -> float:
 
 
 class Callers:
-    """All callers of one server."""
+    """All callers of one server. `burst_room_bytes`: what may lie of what came in one go, all together."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, burst_room_bytes: int = BURST_ROOM_BYTES) -> None:
+        self.burst_room_bytes = burst_room_bytes
         self.turns = Turns()
         self.connections = Connections(most)
         self.idle: set[asyncio.BaseTransport] = set()

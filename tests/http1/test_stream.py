@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wisp.connections import Callers
-from wisp.http1.stream import Stream
+from wisp.http1.stream import AHEAD_BYTES, BURST_BYTES, Stream
 
 PATIENCE_S = 30.0
 
@@ -92,3 +92,77 @@ async def test_a_write_that_was_given_up_spoils_no_other(stream: Stream) -> None
     stream.resume_writing()
     async with asyncio.timeout(PATIENCE_S):
         await writing
+
+
+PIECE = bytes(AHEAD_BYTES)
+
+
+async def test_what_nobody_has_asked_for_stops_the_reading(stream: Stream) -> None:
+    room_bytes = stream.callers.burst_room_bytes
+    stream.data_received(PIECE)
+    assert not stream.transport.is_reading()
+    assert stream.callers.burst_room_bytes == room_bytes
+    async with asyncio.timeout(PATIENCE_S):
+        assert await stream.take() == PIECE
+    assert stream.transport.is_reading()
+
+
+async def test_what_was_asked_for_may_come_in_one_go_up_to_a_bound(stream: Stream) -> None:
+    room_bytes = stream.callers.burst_room_bytes
+    taking = asyncio.create_task(stream.take())
+    await rounds(5)
+    for _ in range(BURST_BYTES // len(PIECE) - 1):
+        stream.data_received(PIECE)
+    assert stream.transport.is_reading()
+    assert stream.callers.burst_room_bytes == room_bytes - BURST_BYTES
+    stream.data_received(PIECE)
+    assert not stream.transport.is_reading()
+    async with asyncio.timeout(PATIENCE_S):
+        assert await taking == PIECE
+        while stream.lying_bytes:
+            assert await stream.take() == PIECE
+    assert stream.transport.is_reading()
+    assert stream.callers.burst_room_bytes == room_bytes
+
+
+async def test_without_room_for_more_the_reading_stops_as_if_nobody_had_asked(stream: Stream) -> None:
+    stream.callers.burst_room_bytes = BURST_BYTES - 1
+    taking = asyncio.create_task(stream.take())
+    await rounds(5)
+    stream.data_received(PIECE)
+    stream.data_received(PIECE)
+    assert not stream.transport.is_reading()
+    async with asyncio.timeout(PATIENCE_S):
+        assert [await taking, await stream.take()] == [PIECE, PIECE]
+    assert stream.callers.burst_room_bytes == BURST_BYTES - 1
+
+
+async def test_who_leaves_gives_its_room_back(stream: Stream) -> None:
+    room_bytes = stream.callers.burst_room_bytes
+    taking = asyncio.create_task(stream.take())
+    await rounds(5)
+    stream.data_received(PIECE)
+    stream.data_received(PIECE)
+    assert stream.callers.burst_room_bytes == room_bytes - BURST_BYTES
+    stream.transport.abort()
+    async with asyncio.timeout(PATIENCE_S):
+        await stream.lost
+        await taking
+    assert stream.callers.burst_room_bytes == room_bytes
+
+
+async def test_of_small_pieces_one_goes_along_with_the_piece_before_it(stream: Stream) -> None:
+    for piece in (b"a", b"b", b"c"):
+        stream.data_received(piece)
+    turns = 0
+    taken = stream.turn
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+        await taken()
+
+    stream.turn = turn  # type: ignore[method-assign]
+    async with asyncio.timeout(PATIENCE_S):
+        assert [await stream.take() for _ in range(3)] == [b"a", b"b", b"c"]
+    assert turns == 2

@@ -1,6 +1,8 @@
 """One connection's bytes: what has come, taken piece by piece in its address's turns; and what is written.
 
-A piece is what one read brought. Some may lie here that nobody has asked for yet; beyond that nothing more is read.
+A piece is what one read brought. Some may lie here that nobody has asked for yet; beyond that nothing more is read. Who
+has asked and is on its way is left more, while all callers' room for that lasts: a picture comes in one go, and to stop
+reading in the midst of it and to begin again costs more than to take it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from wisp.connections import SMALL_BYTES, Callers, slowest_s
 
 AHEAD_BYTES: Final = 64 * 1024
 """Of what has come before it was asked for; the read that reaches this is the last."""
+BURST_BYTES: Final = 1024 * 1024
+"""The most that may lie here for who is on its way."""
 SLICE_BYTES: Final = 256 * 1024
 
 
@@ -33,6 +37,10 @@ class Stream(asyncio.Protocol):
         self._pieces: deque[bytes] = deque()
         self.lying_bytes = 0
         """What has come and nobody has taken."""
+        self._bursts = False
+        """`BURST_BYTES` are taken from the callers' room."""
+        self._along = False
+        """A small piece behind the last one needs no turn of its own."""
         self._paused = False
         self._queued = False
         self._entered = False
@@ -62,9 +70,22 @@ class Stream(asyncio.Protocol):
             else:
                 self._queued = True
                 self.callers.turns.queue(self.address, self._wake)
-        elif self.lying_bytes >= AHEAD_BYTES and not self._paused:
+        elif self.lying_bytes >= AHEAD_BYTES and not self._paused and not self._may_burst():
             self._paused = True
             self.transport.pause_reading()
+
+    def _may_burst(self) -> bool:
+        if self._asking is None or self.lying_bytes >= BURST_BYTES:
+            return False
+        if not self._bursts and self.callers.burst_room_bytes >= BURST_BYTES:
+            self.callers.burst_room_bytes -= BURST_BYTES
+            self._bursts = True
+        return self._bursts
+
+    def _end_burst(self) -> None:
+        if self._bursts:
+            self.callers.burst_room_bytes += BURST_BYTES
+            self._bursts = False
 
     def eof_received(self) -> bool:
         """Who has said everything may still be answered; TLS has no such half."""
@@ -73,6 +94,7 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pieces.clear()
+        self._end_burst()
         self._end()
         self.resume_writing()
         if self._entered:
@@ -104,9 +126,13 @@ class Stream(asyncio.Protocol):
     # What the connection asks for
 
     async def take(self) -> bytes:
-        """The next piece, in a turn of its own; nothing at the end."""
+        """The next piece, in a turn of its own but for a small one behind another; nothing at the end."""
+        along, self._along = self._along, True
         if self._pieces:
-            await self.turn()
+            if along and len(self._pieces[0]) <= SMALL_BYTES:
+                self._along = False
+            else:
+                await self.turn()
         elif not self.ended:
             if self._paused:
                 self._resume()
@@ -119,8 +145,10 @@ class Stream(asyncio.Protocol):
             return b""
         piece = self._pieces.popleft()
         self.lying_bytes -= len(piece)
-        if self._paused and self.lying_bytes < AHEAD_BYTES:
-            self._resume()
+        if self.lying_bytes < AHEAD_BYTES:
+            self._end_burst()
+            if self._paused:
+                self._resume()
         return piece
 
     def _resume(self) -> None:
