@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
 LONGEST_S: Final = 5.0
-PAUSE: Final = 3
+PAUSE: Final = 10
 """Deliveries pause for an interval at least, and for so many times what the last one took, but for no longer than the
 longest: a thousand tenants cost a thousand scripts each time."""
 LAST_FLUSH_S: Final = 5.0

@@ -29,7 +29,7 @@ WAIT_S: Final = 0.25
 TRIES: Final = 4
 """Leases that one request waits for, where each brings something and others take it."""
 SWEEP_S: Final = 1.0
-RENEW_S: Final = 4.0
+RENEW_S: Final = 6.0
 """A lease in use is renewed at this age, if it has lasted so long."""
 IDLE_S: Final = 4.0
 AGAIN_S: Final = 1.0
@@ -226,24 +226,28 @@ class Quotas:
         """Renews what is in use before it ends, gives back what is not; until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            now = self._clock()
             async with asyncio.TaskGroup() as group:
-                for desk in list(self._desks.values()):
+                for desk in [desk for desk in self._desks.values() if self._is_due(desk, now)]:
                     group.create_task(self._tend(desk))
+
+    def _is_due(self, desk: Desk, now: float) -> bool:
+        allowance = desk.allowance
+        if desk.flight is not None or now < self._away_until:
+            return False
+        return now - allowance.asked_at >= RENEW_S or allowance.idle(now, IDLE_S)
 
     async def _tend(self, desk: Desk) -> None:
         allowance = desk.allowance
         async with self._background:
             now = self._clock()
-            if desk.flight is not None or now < self._away_until:
+            if not self._is_due(desk, now):  # any more
                 return
-            if allowance.idle(now, IDLE_S):
-                desk.flight = asyncio.current_task()
-                await self._lease(desk, give_back=True)
-                if allowance.idle(self._clock(), IDLE_S) and allowance.cut_off_at is None and desk.flight is None:
-                    del self._desks[allowance.tenant]
-            elif now - allowance.asked_at >= RENEW_S:
-                desk.flight = asyncio.current_task()
-                await self._lease(desk)
+            desk.flight = asyncio.current_task()
+            idle = allowance.idle(now, IDLE_S)
+            await self._lease(desk, give_back=idle)
+            if idle and allowance.idle(self._clock(), IDLE_S) and allowance.cut_off_at is None and desk.flight is None:
+                del self._desks[allowance.tenant]
 
     async def close(self) -> None:
         """Every lease back, and what was used told, within a moment; what is not heard ends by itself."""

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 COMPARE_EVERY_S: Final = 0.5
 COMPARE_S: Final = 2.0
 """A registry that takes longer to say its generations is away."""
+COMPARISONS_A_PRUNING: Final = 64
+"""Looking through all that is remembered for tenants of whom nothing is takes as long as comparing them a few times."""
 LOADS: Final = 8
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
@@ -64,6 +66,7 @@ class Following:
         self._waiting: set[Named] = set()
         self._recalls = 0
         """Under way."""
+        self._comparisons = 0
         self._told: set[Named] = set()
         """Whose trouble is in the log already."""
         self._prepared = prepare_registry is nothing
@@ -154,7 +157,9 @@ class Following:
     async def compare(self) -> bool:
         """Once: doubts what has changed unheard, tells `reach`; whether the registry answered."""
         snapshot, reach = self.snapshot, self.snapshot.reach
-        snapshot.forget_unused()
+        if self._comparisons % COMPARISONS_A_PRUNING == 0:
+            snapshot.forget_unused()
+        self._comparisons += 1
         asked = dict(snapshot.seen)
         try:
             if not self._prepared:

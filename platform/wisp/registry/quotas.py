@@ -87,15 +87,22 @@ class Quotas:
             keep, want = ask.keep // unit, -(-ask.want // unit)
             words += (limit, keep, min(want, NEVER), -(-ask.spent // unit), -(-ask.acknowledged // unit))
         answer = await self.connection.run(
-            LEASE, keys(tenant, Kind.TENANT, Kind.QUOTAS), holder, number, int(length_s * 1e6), rate, *words
+            LEASE,
+            keys(tenant, Kind.TENANT, Kind.QUOTAS),
+            holder,
+            number,
+            int(length_s * 1e6),
+            rate,
+            " ".join(map(str, words)),
         )
         if answer[0] == b"stale":
             raise RegistryUnavailable("a later lease was granted already")
-        nodes, day_left_s, *rest = accepted(answer, tenant)
+        (said,) = accepted(answer, tenant)
+        nodes, day_left_s, *rest = map(int, said.split())
         grants = tuple(
             Grant(
-                granted=int(rest[3 * resource]) * UNITS.get(resource, 1),
-                used=int(rest[3 * resource + 1]) * UNITS.get(resource, 1),
+                granted=rest[3 * resource] * UNITS.get(resource, 1),
+                used=rest[3 * resource + 1] * UNITS.get(resource, 1),
                 contended=rest[3 * resource + 2] == 1,
             )
             for resource in Resource

@@ -20,10 +20,11 @@ from wisp.registry.keys import EVENTS
 LEASE = Script(
     """
 -- KEYS: tenant, quotas
--- ARGV: holder, number of this lease, its length in microseconds, requests per second, then for each resource
---       (requests, inflight, fuel, nn, bytes in, bytes out): limit or -1 for none, keep, want, spent, acknowledged
--- ok, nodes with a lease, seconds left of the day, then for each resource: granted, used, contended (1 or 0)
---     | no_tenant | stale
+-- ARGV: holder, number of this lease, its length in microseconds, requests per second, then in one word with spaces
+--       for each resource (requests, inflight, fuel, nn, bytes in, bytes out):
+--       limit or -1 for none, keep, want, spent, acknowledged
+-- ok, and in one word: nodes with a lease, seconds left of the day, then for each resource: granted, used,
+--     contended (1 or 0) | no_tenant | stale
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
 local RESOURCES, SECOND, DAY, FORGET = 6, 1000000, 86400, 60
@@ -32,7 +33,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * SECOND + clock[2]
 local today = math.floor(clock[1] / DAY)
 local number, length, rate = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local function asked(resource, position) return tonumber(ARGV[4 + 5 * (resource - 1) + position]) end
+local asks = {}
+for word in string.gmatch(ARGV[5], '%S+') do asks[#asks + 1] = word end
+local function asked(resource, position) return tonumber(asks[5 * (resource - 1) + position]) end
 
 local plain, nodes, mine = {}, 1, nil
 local held_by_others, short_elsewhere = {}, {}
@@ -70,7 +73,7 @@ for index = 1, #stored, 2 do
 end
 if mine and number <= mine[1] then return {'stale'} end
 
-local lease, answer = {ARGV[2], string.format('%.0f', now + length)}, {'ok', nodes, DAY - clock[1] % DAY}
+local lease, answer = {ARGV[2], string.format('%.0f', now + length)}, {nodes, DAY - clock[1] % DAY}
 for resource = 1, RESOURCES do
   local limit, keep, want = asked(resource, 1), asked(resource, 2), asked(resource, 3)
   local spent = math.max(0, asked(resource, 4) - (mine and mine[SPENT + resource] or asked(resource, 5)))
@@ -108,7 +111,7 @@ for resource = 1, RESOURCES do
     redis.call('PUBLISH', EVENTS, cjson.encode({tenant = tenant, kind = 'slots', name = ARGV[1], generation = 0}))
   end
   lease[HELD + resource] = string.format('%.0f', granted)
-  lease[SPENT + resource] = ARGV[4 + 5 * (resource - 1) + 4]
+  lease[SPENT + resource] = asks[5 * (resource - 1) + 4]
   lease[SHORT + resource] = want > granted and 1 or 0
   answer[#answer + 1] = string.format('%.0f', granted)
   answer[#answer + 1] = string.format('%.0f', used)
@@ -117,7 +120,7 @@ end
 redis.call('HSET', KEYS[2], 'tokens', string.format('%.0f', plain.tokens or 0), 'at', string.format('%.0f', now),
   '@' .. ARGV[1], table.concat(lease, ' '))
 redis.call('EXPIRE', KEYS[2], 8 * DAY)
-return answer
+return {'ok', table.concat(answer, ' ')}
 """.strip().replace("EVENTS", f"'{EVENTS}'")
     + "\n"
 )

@@ -68,13 +68,11 @@ class Usage:
 
     async def add(self, tenant: TenantName, life: str, sequence: int, used: Mapping[Place, Use], *, now_s: int) -> bool:
         """Whether it was counted by this call: not if it had been before, or if the tenant is gone."""
-        words: list[str | int] = []
+        items = []
         for (hour, function), use in used.items():
-            pairs = [(name, value) for name, value in zip(METRICS, use.sums, strict=True) if value]
-            pairs += list(use.outcomes.items())
-            words += [hour, function, len(pairs)]
-            for name, value in pairs:
-                words += [name, value]
+            pairs = [f"{name} {value}" for name, value in zip(METRICS, use.sums, strict=True) if value]
+            pairs += [f"{name} {value}" for name, value in use.outcomes.items()]
+            items.append(f"{hour} {function} {len(pairs)} {' '.join(pairs)}")
         answer = await self.connection.run(
             ADD_USAGE,
             keys(tenant, Kind.TENANT, Kind.USAGE, Kind.USAGE_ITEMS, Kind.USAGE_LIVES),
@@ -84,7 +82,7 @@ class Usage:
             now_s - SEQUENCES_KEPT_S,
             now_s // 3600 - KEPT_HOURS,
             " ".join(FIELDS),
-            *words,
+            " ".join(items),
         )
         (counted,) = accepted(answer, tenant)
         return bool(counted)

@@ -7,7 +7,7 @@ from wisp.registry.scripts import script
 ADD_USAGE = script("""
 -- KEYS: tenant, usage, usage-items, usage-lives
 -- ARGV: life, sequence, now in Unix seconds, oldest moment of a life to keep, oldest hour to keep, names of all fields;
---       then for each item: hour, function, number of fields, and as many names and what to add
+--       then in one word, with spaces, for each item: hour, function, number of fields, as many names and what to add
 -- ok, counted (1, or 0 if this sequence was counted before) | no_tenant
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'no_tenant'} end
@@ -22,13 +22,14 @@ if redis.call('HLEN', KEYS[4]) > 64 then
     end
   end
 end
-local at = 7
-while at <= #ARGV do
-  local item = ARGV[at] .. ' ' .. ARGV[at + 1]
-  local last_pair = at + 2 + 2 * tonumber(ARGV[at + 2])
-  redis.call('ZADD', KEYS[3], ARGV[at], item)
+local words, at = {}, 1
+for word in string.gmatch(ARGV[7], '%S+') do words[#words + 1] = word end
+while at <= #words do
+  local item = words[at] .. ' ' .. words[at + 1]
+  local last_pair = at + 2 + 2 * tonumber(words[at + 2])
+  redis.call('ZADD', KEYS[3], words[at], item)
   for pair = at + 3, last_pair, 2 do
-    redis.call('HINCRBY', KEYS[2], item .. ' ' .. ARGV[pair], ARGV[pair + 1])
+    redis.call('HINCRBY', KEYS[2], item .. ' ' .. words[pair], words[pair + 1])
   end
   at = last_pair + 1
 end
