@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -174,15 +175,17 @@ def running_cluster(binary: Path, *, replicas_of_first: int = 0) -> Iterator[Red
 
 async def settled(registry: Registry, events: AsyncIterator[Subscribed | Event]) -> None:
     """Nothing that was published before is still to come: each server's words arrive in their order. Said twice, since
-    what lay unread at a server, of a caller that has gone, may be taken up behind the first in the same round."""
+    what lay unread at a server, of a caller that has gone, may be taken up behind the first in the same round; in words
+    of its own each time, since those of an earlier call may be on their way to this listener's server still."""
     server = registry.connection.server
     if not isinstance(server, Cluster):
         return
     primaries = server.client.get_primaries()
     for _ in range(2):
-        left = {node.name for node in primaries}
+        left = set()
         for node in primaries:
-            data = json.dumps({"tenant": "", "kind": "settled", "name": node.name, "generation": 0})
+            left.add(word := secrets.token_hex(8))
+            data = json.dumps({"tenant": "", "kind": "settled", "name": word, "generation": 0})
             await node.execute_command("PUBLISH", EVENTS, data)
         while left:
             event = await asyncio.wait_for(anext(events), READY_S)
