@@ -14,6 +14,7 @@ import time
 
 from wisp.errors import InvalidFrame
 from wisp.policy.choices import MountSource
+from wisp.sandbox.busypoll import BusyPoll
 from wisp.sandbox.engine import configuration_fingerprint
 from wisp.sandbox.guest import GuestRunner
 from wisp.sandbox.handler import MissingExport
@@ -58,6 +59,7 @@ class Sandbox:
         pagemap_fd: int = -1,
     ) -> None:
         self.channel = channel
+        self.poll = BusyPoll(channel.fileno())
         self.answer = answer
         self.body = body
         self.outbound = outbound
@@ -93,7 +95,10 @@ class Sandbox:
         """What came while a guest waited for an outbound request comes first."""
         if self.outbound is not None and self.outbound.deferred:
             return self.outbound.deferred.popleft()
-        return self.channel.receive()
+        self.poll.wait()
+        frame = self.channel.receive()
+        self.poll.note()
+        return frame
 
     def take(self, frame: Frame) -> None:
         if frame.kind == Kind.NEXT:
