@@ -26,6 +26,8 @@ from wisp.names import LINES
 from wisp.node import Node
 from wisp.registry.connection import Connection
 from wisp.sandbox import capi, engine, store
+from wisp.scheduling.runs import Run
+from wisp.scheduling.slots import Sandbox
 from wisp.telemetry import Metrics
 from wisp.wire.channel import Channel
 from wisp.wire.exchange import encode_request_head
@@ -145,15 +147,25 @@ async def test_a_warm_request_is_a_frame_there_and_a_frame_back(
     assert (frames["sent"], frames["received"], frames["reads"]) == (REQUESTS, REQUESTS, REQUESTS)
 
 
-async def test_a_function_goes_where_it_is_linked(node: Node, globex: Tenancy, frames: Counter[str]) -> None:
+async def test_the_sandbox_that_was_used_last_is_used_again(
+    node: Node, globex: Tenancy, frames: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both free sandboxes have the module, and each of them one of its two functions."""
     for name in ("one", "two"):
         await globex.deploy(name, HELLO.read_bytes(), (HELLO.parent / "policy.yaml").read_bytes())
     await asyncio.gather(*(globex.call(name) for name in ("one", "two")))
+    start, used = Sandbox.start, set()
+
+    def noting_start(self: Sandbox, run: Run) -> None:
+        used.add(self.slot)
+        start(self, run)
+
+    monkeypatch.setattr(Sandbox, "start", noting_start)
     frames.clear()
     for name in ("one", "two", "two", "one", "one"):
         assert (await globex.call(name)).outcome is Outcome.OK
-    assert frames["sent"] == 5
+    assert len(used) == 1
+    assert frames["sent"] == 5 + 1  # the other function is linked there
 
 
 async def test_a_warm_request_makes_this_many_calls_in_the_router(node: Node, globex: Tenancy) -> None:

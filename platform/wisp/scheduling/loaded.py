@@ -33,11 +33,6 @@ class Loaded:
     def __contains__(self, module: str) -> bool:
         return module in self._modules
 
-    def links(self, link: FunctionLink) -> bool:
-        """Whether the function itself is there, and not only its module."""
-        handles = self._modules.get(link.module)
-        return handles is not None and link.handle in handles
-
     def clear(self) -> None:
         self._modules.clear()
 

@@ -157,15 +157,13 @@ class Sandboxes:
             run.sandbox.abandon(run.number)
 
     def _take_idle(self, job: Job) -> Sandbox:
-        """The one that was used last of those that have the function, else of those that have its module, or of all."""
-        idle, link, found = self._idle, job.link, -1
+        """The one that was used last of those that have the module, or of all. Not sooner one that has the function
+        itself: to link it is less than to wake a process that sleeps."""
+        idle, module = self._idle, job.link.module
         for at in range(len(idle) - 1, -1, -1):
-            loaded = idle[at].loaded
-            if loaded.links(link):
+            if module in idle[at].loaded:
                 return idle.pop(at)
-            if found < 0 and link.module in loaded:
-                found = at
-        return idle.pop(found)
+        return idle.pop()
 
     def _begin(self, run: Run, sandbox: Sandbox) -> None:
         turn = sandbox.turn = self._turns.open(run.tenant, run.runtime, brief=run.brief)
