@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wisp.cores import quota_cores, usable_cores, usable_memory_bytes
+import pytest
+
+from wisp import cores
+from wisp.cores import idle_time_is_free, quota_cores, usable_cores, usable_memory_bytes
 
 
 def test_version_2_takes_the_tightest_on_the_way_up(tmp_path: Path) -> None:
@@ -51,3 +54,12 @@ def test_memory_is_the_tightest_limit_of_either_version(tmp_path: Path) -> None:
     assert usable_memory_bytes(tmp_path, own) == machine
     (group / "memory.limit_in_bytes").write_text("65536\n")
     assert usable_memory_bytes(tmp_path, own) == 65536
+
+
+@pytest.mark.parametrize(("usable", "quota", "free"), [(2, None, True), (1, None, False), (4, 2.0, False)])
+def test_idle_time_is_free_beside_other_cores_and_without_a_quota(
+    usable: int, quota: float | None, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: usable)
+    monkeypatch.setattr(cores, "quota_cores", lambda: quota)
+    assert idle_time_is_free() is free

@@ -17,6 +17,11 @@ def usable_cores() -> int:
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
+def idle_time_is_free() -> bool:
+    """Whether what nobody else wants of a core's time may be used for nothing: not on the only core, nor of a quota."""
+    return usable_cores() > 1 and quota_cores() is None
+
+
 def quota_cores(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> float | None:
     """The tightest quota on the way from this process' group to the root, in cores; None where nothing limits it."""
     quotas = [quota for group in _groups(root, own) if (quota := _quota(group)) is not None]

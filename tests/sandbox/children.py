@@ -43,7 +43,7 @@ class SandboxChild:
         program = ["-m", "wisp.sandbox.main"] if user is None else ["-c", AS_USER.format(user=user)]
         with theirs:
             fds = {"answer_fd": self.answer.fd, "body_fd": self.body.fd}
-            arguments = child_arguments(Limits(data_bytes=DATA_BYTES), theirs.fileno(), **fds)
+            arguments = child_arguments(Limits(data_bytes=DATA_BYTES), theirs.fileno(), **fds, busy_poll=1)
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-B", *program, *arguments],
                 pass_fds=(theirs.fileno(), *fds.values()),

@@ -57,9 +57,10 @@ class Sandbox:
         outbound: OutboundLine | None = None,
         body: Segment | None = None,
         pagemap_fd: int = -1,
+        poll: BusyPoll | None = None,
     ) -> None:
         self.channel = channel
-        self.poll = BusyPoll(channel.fileno())
+        self.poll = poll
         self.answer = answer
         self.body = body
         self.outbound = outbound
@@ -95,9 +96,12 @@ class Sandbox:
         """What came while a guest waited for an outbound request comes first."""
         if self.outbound is not None and self.outbound.deferred:
             return self.outbound.deferred.popleft()
-        self.poll.wait()
+        poll = self.poll
+        if poll is None:
+            return self.channel.receive()
+        poll.wait()
         frame = self.channel.receive()
-        self.poll.note()
+        poll.note()
         return frame
 
     def take(self, frame: Frame) -> None:
@@ -272,7 +276,8 @@ def main() -> None:
     report = raise_walls(ChildKind.SANDBOX)
     outbound = OutboundLine(channel, Segment(options["outbound_fd"])) if "outbound_fd" in options else None
     body = Segment(options["body_fd"]) if "body_fd" in options else None
-    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound, body, pagemap_fd)
+    poll = BusyPoll(channel.fileno()) if options.get("busy_poll") else None
+    sandbox = Sandbox(channel, Segment(options["answer_fd"]), outbound, body, pagemap_fd, poll)
     ready: dict[str, object] = {"fingerprint": fingerprint, "walls": encode_report(report)}
     # Nothing made so far is garbage, and a collection in the middle of a guest would only scan it again.
     gc.collect()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from wisp.cores import idle_time_is_free
 from wisp.errors import ChildLost
 from wisp.scheduling.behind import Behind
 from wisp.scheduling.hosts import InferenceHost
@@ -58,6 +59,7 @@ class Sandboxes:
         self.host = host
         self.own_hosts = own_hosts
         self.gpu_host: InferenceHost | None = None
+        self.busy_poll = idle_time_is_free()
         self.stopping = False
         self.kills = 0
         self.restarts = 0

@@ -110,6 +110,7 @@ class Sandbox:
                     "body_fd": self._body.fd,
                     "stop_fd": hears_fd,
                 },
+                options={"busy_poll": int(self._pool.busy_poll)},
             )
         finally:
             os.close(hears_fd)
