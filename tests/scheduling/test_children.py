@@ -16,17 +16,22 @@ from wisp.wire.confinement import Limits
 WAIT_S = 30.0
 
 
+def compiler(directory: Path, ready: asyncio.Event, gone: asyncio.Future[str], *, niceness: int = 0) -> Child:
+    return Child(
+        "wisp.sandbox.compiler",
+        limits=Limits(),
+        empty_directory=directory,
+        on_frame=lambda _: ready.set(),
+        on_end=gone.set_result,
+        niceness=niceness,
+    )
+
+
 @pytest.mark.parametrize("unread", [0, 1, 5])
 def test_a_child_that_is_killed_is_gone_at_once_whatever_it_had_not_read(empty_directory: Path, unread: int) -> None:
     async def kill_one() -> str:
         ready, gone = asyncio.Event(), asyncio.get_running_loop().create_future()
-        child = Child(
-            "wisp.sandbox.compiler",
-            limits=Limits(),
-            empty_directory=empty_directory,
-            on_frame=lambda _: ready.set(),
-            on_end=gone.set_result,
-        )
+        child = compiler(empty_directory, ready, gone)
         async with asyncio.timeout(WAIT_S):
             await ready.wait()
             os.kill(child.pid, signal.SIGSTOP)
@@ -43,14 +48,7 @@ def test_a_child_that_is_killed_is_gone_at_once_whatever_it_had_not_read(empty_d
 
 async def test_a_child_is_less_urgent_from_its_first_moment_on(empty_directory: Path) -> None:
     ready, gone = asyncio.Event(), asyncio.get_running_loop().create_future()
-    child = Child(
-        "wisp.sandbox.compiler",
-        limits=Limits(),
-        empty_directory=empty_directory,
-        on_frame=lambda _: ready.set(),
-        on_end=gone.set_result,
-        niceness=7,
-    )
+    child = compiler(empty_directory, ready, gone, niceness=7)
     expected = os.getpriority(os.PRIO_PROCESS, 0) + 7
     born = os.getpriority(os.PRIO_PROCESS, child.pid)
     async with asyncio.timeout(WAIT_S):
