@@ -1,4 +1,5 @@
-"""A process that asks for short slices stays what it was otherwise, and what it starts has them too."""
+"""Who asks for short slices stays what it was otherwise, and what it starts has them too; what is made less urgent has
+long ones from then on."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 
-from wisp.scheduling.slices import SLICE_NS
+from wisp.scheduling.slices import LONG_SLICE_NS, SLICE_NS, make_less_urgent
 from wisp.wire.kernel import MACHINE
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
@@ -59,3 +60,26 @@ def test_who_asks_keeps_policy_and_niceness_and_hands_the_slice_on(policy: int) 
     assert {each[:2] for each in found} == {(policy, niceness)}
     if known and asked:
         assert {each[2] for each in found} == {SLICE_NS}
+
+
+@pytest.mark.skipif(MACHINE not in SCHED_GETATTR, reason="the call's number is not known here")
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_BATCH])
+def test_what_is_made_less_urgent_is_interrupted_sooner_than_what_is_not(policy: int) -> None:
+    known = attributes(0)[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK, str(policy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            _, thread, child = map(int, process.stdout.readline().split())
+            before = attributes(process.pid)
+            for each in (thread, child):
+                make_less_urgent(each, 15)
+            found = [attributes(each) for each in (thread, child)]
+            assert attributes(process.pid) == before
+        finally:
+            process.communicate(timeout=30)
+    assert {each[:2] for each in found} == {(policy, 15)}
+    if known:
+        assert {each[2] for each in found} == {LONG_SLICE_NS}
+    make_less_urgent(child, 15)  # it is gone

@@ -8,10 +8,11 @@ does not is as soon as it has used `MOST_NS` beyond it, and has to keep below it
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import Final
+
+from wisp.scheduling.slices import make_less_urgent
 
 LONG_NICENESS: Final = 15
 """Of what uses much of a core; of everything else here it is 0, but for compilation and admission."""
@@ -67,5 +68,4 @@ def slow_down(pid: int) -> None:
     """Every thread of that process, and whatever those start. One that is no more, or is not ours, is left alone."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, int(task.name), LONG_NICENESS)
+            make_less_urgent(int(task.name), LONG_NICENESS)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, InvalidFrame
+from wisp.scheduling.slices import make_less_urgent
 from wisp.wire.channel import MAX_FRAME_BYTES, Channel, Frame, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
 
@@ -75,9 +76,7 @@ class Child:
         finally:
             theirs.close()
         if niceness:
-            with contextlib.suppress(PermissionError):
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, own + niceness)
+            make_less_urgent(self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
         self._channel = Channel(ours)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(ours.fileno(), self._receive_one)

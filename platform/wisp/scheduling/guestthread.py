@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from wisp.errors import InvalidFrame
 from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.idleness import Standing, look
+from wisp.scheduling.slices import make_less_urgent
 from wisp.scheduling.turns import Turn
 
 
@@ -41,5 +40,4 @@ class GuestThread:
         """From here on everybody else goes first. Nothing where it has been done."""
         if self._standing is not None and not self._slowed:
             self._slowed = True
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpriority(os.PRIO_PROCESS, self._standing.thread, LONG_NICENESS)
+            make_less_urgent(self._standing.thread, LONG_NICENESS)

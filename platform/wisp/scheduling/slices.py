@@ -1,12 +1,13 @@
 """How long the kernel lets another task run on before one of this platform's that wakes has its core.
 
 Whoever is given a core keeps it for a slice, whatever its niceness, and after that until the next tick, unless one with
-a shorter slice wakes. So the router asks for the shortest (Linux 6.12 and later), and all that it starts inherits it:
-what was slowed down here gives way sooner, and so does what else runs on the machine.
+a shorter slice wakes. So the router asks for the shortest (Linux 6.12 and later), and all that it starts inherits it;
+what is made less urgent has a long one from then on, or it would be as hard to interrupt as who waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -14,6 +15,7 @@ from wisp.wire.kernel import set_slice
 
 SLICE_NS: Final = 100_000
 """The shortest that there is."""
+LONG_SLICE_NS: Final = 10_000_000
 
 
 def ask_for_short_slices() -> bool:
@@ -25,3 +27,11 @@ def ask_for_short_slices() -> bool:
     except OSError:
         return False
     return True
+
+
+def make_less_urgent(thread: int, niceness: int) -> None:
+    """That thread, or a process's first, and whatever it starts. One that is no more, or is not ours, is left alone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        with contextlib.suppress(OSError):  # unknown here, or forbidden: the niceness has to do
+            set_slice(LONG_SLICE_NS, thread)

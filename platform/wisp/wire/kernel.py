@@ -49,6 +49,7 @@ SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 SCHED_ATTR: Final = struct.Struct("=IIQiIQQQ")
 """Its first form: size, policy, flags, niceness, priority, runtime, deadline, period."""
+SCHED_FLAG_KEEP_POLICY: Final = 8
 MACHINE: Final = os.uname().machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -68,14 +69,13 @@ def prctl(option: int, *arguments: int) -> int:
     return _checked(_libc.prctl(ctypes.c_int(option), *four), f"prctl {option}")
 
 
-def set_slice(slice_ns: int) -> None:
-    """Of the calling thread, which is under the ordinary policy and stays so, and of what it starts from here on. Linux
-    before 6.12 takes no notice."""
-    attributes = SCHED_ATTR.pack(
-        SCHED_ATTR.size, os.SCHED_OTHER, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, slice_ns, 0, 0
-    )
+def set_slice(slice_ns: int, thread: int = 0) -> None:
+    """Of that thread, or the calling one, and of what it starts from here on; policy and niceness stay what they are.
+    Linux before 6.12 takes no notice."""
+    niceness = os.getpriority(os.PRIO_PROCESS, thread)
+    attributes = SCHED_ATTR.pack(SCHED_ATTR.size, os.SCHED_OTHER, SCHED_FLAG_KEEP_POLICY, niceness, 0, slice_ns, 0, 0)
     number = ctypes.c_long(SCHED_SETATTR.get(MACHINE, -1))
-    _checked(_syscall(number, ctypes.c_long(0), attributes, ctypes.c_ulong(0)), "sched_setattr")
+    _checked(_syscall(number, ctypes.c_long(thread), attributes, ctypes.c_ulong(0)), "sched_setattr")
 
 
 def unshare(flags: int) -> None:
