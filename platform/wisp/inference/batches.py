@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from wisp.inference.runs import DTYPES, ELEMENTS, Part, content_of
 from wisp.inference.sessions import LoadedModel
 from wisp.wire.tensors import TensorRef
 
@@ -34,17 +35,52 @@ def shape_of(inputs: list[TensorRef]) -> tuple[tuple[int, int, tuple[int, ...]],
     return tuple(sorted((ref.index, int(ref.dtype), ref.dims[1:]) for ref in inputs))
 
 
-def stack(feeds: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+def stack(model: LoadedModel, callers: Sequence[tuple[list[TensorRef], memoryview]]) -> dict[str, Array] | None:
+    """The model's inputs by name, each of all callers' rows: copies of what lies in their segments, which may change at
+    any time. They must have been accepted, and be of one `shape_of`. None for what numpy cannot hold."""
+    try:
+        return {
+            spec.name: _stacked([(_of(inputs, index), segment) for inputs, segment in callers])
+            for index, spec in enumerate(model.inputs)
+        }
+    except (ValueError, MemoryError):
+        return None
 
 
-def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[tuple[Array, ...]] | None:
+def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[tuple[Part, ...]] | None:
     """For each caller its own rows, as views; None where an output does not have a row for each row that went in."""
     total = sum(rows)
     if any(output.ndim == 0 or output.shape[0] != total for output in outputs):
         return None
+    whole = [
+        (ELEMENTS[output.dtype], output.shape[1:], content_of(output), output.nbytes // total) for output in outputs
+    ]
     parts, at = [], 0
     for count in rows:
-        parts.append(tuple(output[at : at + count] for output in outputs))
+        parts.append(
+            tuple(
+                [
+                    Part(dtype, (count, *trailing), content[at * row_bytes : (at + count) * row_bytes])
+                    for dtype, trailing, content, row_bytes in whole
+                ]
+            )
+        )
         at += count
     return parts
+
+
+def _of(inputs: list[TensorRef], index: int) -> TensorRef:
+    return inputs[0] if len(inputs) == 1 else next(ref for ref in inputs if ref.index == index)
+
+
+def _stacked(refs: Sequence[tuple[TensorRef, memoryview]]) -> Array:
+    """Without an array for each caller: that would take longer than its copy."""
+    room = np.empty(sum([ref.length for ref, _ in refs]), np.uint8)
+    into, at, rows = room.data, 0, 0
+    for ref, segment in refs:
+        into[at : at + ref.length] = segment[ref.offset : ref.offset + ref.length]
+        at += ref.length
+        rows += ref.dims[0]
+    first = refs[0][0]
+    stacked: Array = room.view(DTYPES[first.dtype]).reshape(rows, *first.dims[1:])
+    return stacked

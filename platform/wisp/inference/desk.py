@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wisp.inference.ears import Ears
 from wisp.inference.flights import Flights
@@ -205,14 +205,14 @@ class Desk:
             job.started_ns = time.monotonic_ns()
             return True
 
-    def claim(self, job: Job) -> bool:
-        """Whether the worker may answer; then it must."""
+    def claim(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that the worker may answer; then it must."""
         with self._lock:
-            if job.claimed:
-                return False
-            job.claimed = True
-            job.slot.pending = None
-            return True
+            claimed = [job for job in jobs if not job.claimed]
+            for job in claimed:
+                job.claimed = True
+                job.slot.pending = None
+        return claimed
 
     def stop_batching(self, model: LoadedModel) -> None:
         with self._lock:

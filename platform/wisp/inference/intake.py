@@ -10,7 +10,7 @@ from wisp.errors import InvalidFrame
 from wisp.inference import batches, runs
 from wisp.inference.requests import Request
 from wisp.inference.sessions import LoadedModel
-from wisp.inference.slots import Invocation, Job, Slot
+from wisp.inference.slots import Fit, Invocation, Job, Slot
 from wisp.wire.inferences import Status
 
 
@@ -32,7 +32,8 @@ def hear(slot: Slot) -> Heard:
         frame = slot.channel.receive()
         if frame is None:
             return Heard(lost=True)
-        return Heard(request=Request.decode(frame, slot.segment.size_bytes))
+        request = slot.former = Request.decode(frame, slot.segment.size_bytes, slot.former)
+        return Heard(request)
     except BlockingIOError:
         return NOTHING
     except ConnectionError:  # it died with answers unread
@@ -66,10 +67,14 @@ def admit(slot: Slot, request: Request, models: Mapping[str, LoadedModel]) -> Jo
     model = models.get(bound.digest)
     if model is None:
         return Status.RUNTIME
-    if not runs.accepts(model, request.inputs):
-        return Status.INVALID_ARGUMENT
+    fit = slot.fit
+    if fit is None or fit.inputs is not request.inputs or fit.specs is not model.inputs or fit.batch != model.batch:
+        if not runs.accepts(model, request.inputs):
+            return Status.INVALID_ARGUMENT
+        rows = batches.rows_of(model, request.inputs)
+        fit = slot.fit = Fit(request.inputs, model.inputs, model.batch, rows, batches.shape_of(request.inputs))
     invocation.spent[request.model] += 1
-    rows = batches.rows_of(model, request.inputs)
+    rows = fit.rows
     company = "" if bound.shares_batches else invocation.binding.tenant
     return Job(
         slot=slot,
@@ -77,7 +82,7 @@ def admit(slot: Slot, request: Request, models: Mapping[str, LoadedModel]) -> Jo
         request=request,
         loaded=model,
         bound=bound,
-        rows=max(rows, 1),
-        batch=(company, batches.shape_of(request.inputs)) if rows else None,
+        rows=rows or 1,
+        batch=(company, fit.shape) if rows else None,
         arrived_ns=now_ns,
     )

@@ -10,7 +10,7 @@ See Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round-Robin" (
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 QUANTUM_NS = 1_000_000
@@ -55,10 +55,15 @@ class Lane(Generic[J]):
 
     def remove(self, job: J) -> bool:
         queue = self.queues.get(job.model)
-        found = next((entry for entry in queue or () if entry[1] is job), None)
-        if queue is None or found is None:
+        if queue is None:
             return False
-        queue.remove(found)
+        if queue[0][1] is job:
+            queue.popleft()
+        else:
+            found = next((entry for entry in queue if entry[1] is job), None)
+            if found is None:
+                return False
+            queue.remove(found)
         if not queue:
             del self.queues[job.model]
         return True
@@ -174,7 +179,10 @@ class FairQueue(Generic[J]):
 
     @staticmethod
     def _fitting(lane: Lane[J], first: J, room: int) -> J | None:
-        return _first(lane.queues.get(first.model, ()), lambda job: job.batch == first.batch and job.rows <= room)
+        for _, job in lane.queues.get(first.model, ()):
+            if job.rows <= room and job.batch == first.batch:
+                return job
+        return None
 
     def _pop(self, lane: Lane[J], job: J) -> None:
         lane.remove(job)
@@ -185,7 +193,3 @@ class FairQueue(Generic[J]):
         """Once nothing waits nobody owes anybody anything."""
         if not self.length:
             self._lanes.clear()
-
-
-def _first(queue: deque[tuple[int, J]] | tuple[()], fits: Callable[[J], bool]) -> J | None:
-    return next((job for _, job in queue if fits(job)), None)

@@ -6,7 +6,8 @@ Inputs are copied before the run because the sandbox shares the segment and may 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import onnxruntime
 from wisp.inference.sessions import LoadedModel
 from wisp.wire.admissions import MAX_DIM
 from wisp.wire.inferences import Status
-from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, NUMPY_NAMES, TensorRef
+from wisp.wire.tensors import MAX_RANK, MAX_TENSORS, NUMPY_NAMES, ElementType, TensorRef
 
 ALIGNMENT_BYTES = 64
 
@@ -25,13 +26,20 @@ DTYPES = {element: np.dtype(name) for element, name in NUMPY_NAMES.items()}
 ELEMENTS = {dtype: element for element, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """How a run ended. `nn_ns` is the time of the session's run alone, counted on each of its threads."""
 
     status: Status
     outputs: tuple[Array, ...] = ()
     nn_ns: int = 0
+
+
+class Part(NamedTuple):
+    """One output for one caller."""
+
+    dtype: ElementType
+    dims: tuple[int, ...]
+    content: memoryview
 
 
 def accepts(model: LoadedModel, inputs: list[TensorRef]) -> bool:
@@ -66,25 +74,33 @@ def run(model: LoadedModel, feed: dict[str, Array], options: onnxruntime.RunOpti
     return Run(status=Status.OK, outputs=tuple(results), nn_ns=nn_ns)
 
 
-def place(outputs: tuple[Array, ...], room_offset: int, room_bytes: int) -> list[TensorRef] | None:
+def whole(outputs: Sequence[Array]) -> tuple[Part, ...]:
+    """Of a run that had one caller."""
+    return tuple([Part(ELEMENTS[output.dtype], output.shape, content_of(output)) for output in outputs])
+
+
+def content_of(output: Array) -> memoryview:
+    """Its bytes, row by row."""
+    return output.reshape(-1).view(np.uint8).data
+
+
+def place(parts: Sequence[Part], room_offset: int, room_bytes: int) -> list[TensorRef] | None:
     """Where each output goes, every one aligned for any element type; None if the room does not hold them."""
     refs = []
     at = room_offset
-    for index, output in enumerate(outputs):
+    for index, (dtype, dims, content) in enumerate(parts):
         at = (at + ALIGNMENT_BYTES - 1) & -ALIGNMENT_BYTES
-        length = output.nbytes
+        length = len(content)
         if at + length > room_offset + room_bytes:
             return None
-        dtype = ELEMENTS[output.dtype]
-        refs.append(TensorRef(index=index, dtype=dtype, dims=output.shape, offset=at, length=length))
+        refs.append(TensorRef(index, dtype, dims, at, length))
         at += length
     return refs
 
 
-def copy_out(outputs: tuple[Array, ...], refs: list[TensorRef], segment: memoryview) -> None:
-    for output, ref in zip(outputs, refs, strict=True):
-        if ref.length:
-            np.copyto(np.ndarray(ref.dims, output.dtype, segment, ref.offset), output)
+def copy_out(parts: Sequence[Part], refs: list[TensorRef], segment: memoryview) -> None:
+    for part, ref in zip(parts, refs, strict=True):
+        segment[ref.offset : ref.offset + ref.length] = part.content
 
 
 def _copy_in(ref: TensorRef, segment: memoryview) -> Array:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import onnxruntime
 
@@ -21,7 +22,7 @@ from wisp.wire.channel import Channel
 from wisp.wire.inferences import DONE_HEAD, Binding, BoundModel, Kind, Status
 from wisp.wire.meters import Meter
 from wisp.wire.segments import Segment
-from wisp.wire.tensors import TensorRef, pack_tensors
+from wisp.wire.tensors import TensorRef, TensorSpec, pack_tensors
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -32,6 +33,17 @@ class Invocation:
     binding: Binding
     deadline_ns: int
     spent: list[int]
+
+
+class Fit(NamedTuple):
+    """That these inputs are ones that a model with these specifications, and so many rows in a batch, takes; how many
+    rows they have, 0 where they run alone, and what is equal for those that stack."""
+
+    inputs: list[TensorRef]
+    specs: tuple[TensorSpec, ...]
+    batch: int
+    rows: int
+    shape: Hashable
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -124,6 +136,10 @@ class Slot:
         """With a worker, answered or not."""
         self.held: Job | None = None
         """Waits for `running` to leave its worker: a slot never occupies two."""
+        self.former: Request | None = None
+        """What it asked for last, right or wrong."""
+        self.fit: Fit | None = None
+        """What of it was right last."""
         self.uses = 0
         """Threads that read or run something of it."""
         self.closed = False
@@ -138,8 +154,10 @@ class Slot:
 
     def settle(self, job: Job, status: Status, outputs: list[TensorRef], nn_ns: int) -> None:
         """Meters an inference that was accepted, and answers it: in this order, so that no answer goes uncounted."""
-        tensors = (*job.request.inputs, *outputs)
-        self.meter.add(job.invocation.number, nn_ns, sum(ref.length for ref in tensors))
+        moved_bytes = 0
+        for ref in (*job.request.inputs, *outputs):
+            moved_bytes += ref.length
+        self.meter.add(job.invocation.number, nn_ns, moved_bytes)
         self.answer(job.invocation.number, job.request.sequence, status, outputs, nn_ns)
 
     def shut(self) -> None:

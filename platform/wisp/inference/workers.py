@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-import numpy as np
-import numpy.typing as npt
-
 from wisp.inference import batches, runs
 from wisp.inference.desk import Desk
+from wisp.inference.runs import Part
 from wisp.inference.slots import Flight, Job
 from wisp.wire.inferences import Status
 
-Array = npt.NDArray[np.generic]
 NO_ROOM = runs.Run(status=Status.INVALID_ARGUMENT)
 
 
@@ -53,33 +50,29 @@ class Workers:
         run = NO_ROOM if feed is None else runs.run(job.loaded, feed, flight.options, flight.threads)
         if job.loaded.wide is not None and run.status is Status.OK:
             job.loaded.wide.note(flight.threads, run.nn_ns // flight.threads)
-        if self._desk.claim(job):
-            self._answer(job, run.status, run.outputs, run.nn_ns)
+        for claimed in self._desk.claim((job,)):
+            self._answer(claimed, run.status, runs.whole(run.outputs), run.nn_ns)
         return run.nn_ns
 
     def _run_stacked(self, flight: Flight, jobs: list[Job]) -> int:
         """Each is charged for its share of the rows. What fails together is run again one by one."""
         model, rows = jobs[0].loaded, [job.rows for job in jobs]
-        feeds = [runs.read(model, job.request.inputs, job.slot.segment.view) for job in jobs]
-        run = NO_ROOM
-        if (given := [feed for feed in feeds if feed is not None]) and len(given) == len(jobs):
-            try:
-                run = runs.run(model, batches.stack(given), flight.options)
-            except MemoryError:
-                run = NO_ROOM
+        feed = batches.stack(model, [(job.request.inputs, job.slot.segment.view) for job in jobs])
+        run = NO_ROOM if feed is None else runs.run(model, feed, flight.options)
         parts = batches.split(run.outputs, rows) if run.status is Status.OK else None
         if parts is None:
             if run.status is Status.OK:
                 self._desk.stop_batching(model)
             alone_ns = [self._run_alone(flight, job) for job in jobs if self._desk.alone(flight, job)]
             return run.nn_ns + sum(alone_ns)
-        for job, part in zip(jobs, parts, strict=True):
-            if self._desk.claim(job):
-                self._answer(job, Status.OK, part, run.nn_ns * job.rows // sum(rows))
+        part_of = dict(zip(jobs, parts, strict=True))
+        row_ns = run.nn_ns // sum(rows)
+        for job in self._desk.claim(jobs):
+            self._answer(job, Status.OK, part_of[job], row_ns * job.rows)
         return run.nn_ns
 
     @staticmethod
-    def _answer(job: Job, status: Status, outputs: tuple[Array, ...], nn_ns: int) -> None:
+    def _answer(job: Job, status: Status, outputs: tuple[Part, ...], nn_ns: int) -> None:
         now_ns = time.monotonic_ns()
         expires_ns, expired = job.expiry()
         if now_ns >= expires_ns:

@@ -21,6 +21,8 @@ from wisp.wire.segments import Segment
 METER_BYTES: Final = 4096
 METER: Final = struct.Struct("<QQQQQQQ")
 VERSION: Final = struct.Struct("<Q")
+_COUNTS: Final = struct.Struct("<QQQQQQ")
+"""What `METER` has behind the version."""
 TRIES: Final = 64
 """To read between two writes; a host that writes on and on is believed as it is then, within the router's bounds."""
 MAX: Final = 2**63 - 1
@@ -50,6 +52,8 @@ class Meter:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
+        self._versions = segment.view[: VERSION.size].cast("Q")
+        """Written in one piece, which `pack_into` is not: it clears its room first."""
         self._lock = threading.Lock()
         self._version = 0
         self._invocation = self._nn_ns = self._inferences = self._tensor_bytes = self._since_ns = 0
@@ -89,14 +93,13 @@ class Meter:
                 self._write()
 
     def _write(self) -> None:
-        view = self.segment.view
         self._version += 2
-        VERSION.pack_into(view, 0, self._version - 1)
-        METER.pack_into(
-            view, 0, self._version - 1, self._invocation, self._nn_ns, self._inferences, self._tensor_bytes,
+        self._versions[0] = self._version - 1
+        _COUNTS.pack_into(
+            self.segment.view, VERSION.size, self._invocation, self._nn_ns, self._inferences, self._tensor_bytes,
             self._since_ns, self._threads,
         )  # fmt: skip
-        VERSION.pack_into(view, 0, self._version)
+        self._versions[0] = self._version
 
     def read(self, invocation: int) -> Metered:
         """What this invocation used so far; nothing, if the host has not heard of it or has forgotten it."""
@@ -114,4 +117,5 @@ class Meter:
 
     def close(self) -> None:
         with self._lock:
+            self._versions.release()
             self.segment.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from wisp.errors import InvalidFrame
 
@@ -64,11 +64,10 @@ class TensorSpec:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRef:
+class TensorRef(NamedTuple):
     """A tensor lying in a segment: `length` bytes from `offset`. `index` is its position among inputs or outputs."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple's method
     dtype: ElementType
     dims: tuple[int, ...]
     offset: int
@@ -108,7 +107,7 @@ def unpack_tensors(data: bytes, at: int, count: int, segment_bytes: int) -> list
             element = ElementType(dtype)
             if offset + length > segment_bytes or tensor_bytes(element, dims) != length:
                 raise InvalidFrame("a tensor does not lie inside its segment")
-            tensors.append(TensorRef(index=index, dtype=element, dims=dims, offset=offset, length=length))
+            tensors.append(TensorRef(index, element, dims, offset, length))
     except (struct.error, ValueError) as error:
         raise InvalidFrame("a tensor is malformed") from error
     return tensors
