@@ -14,7 +14,6 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -29,9 +28,11 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
 LONGEST_S: Final = 5.0
-PAUSE: Final = 10
+PAUSE: Final = 40
 """Deliveries pause for an interval at least, and for so many times what the last one took, but for no longer than the
 longest: a thousand tenants cost a thousand scripts each time."""
+AT_ONCE: Final = 8
+"""Tenants whose usage is delivered together: few enough to be put into words in a moment."""
 LAST_FLUSH_S: Final = 5.0
 MAX_PLACES: Final = 100_000
 """Hours and functions in one batch. Beyond, which takes days without Redis, hours are no longer told apart."""
@@ -125,19 +126,27 @@ class Ledger:
     async def _deliver_waiting(self) -> bool:
         while self._waiting:
             batch = self._waiting[0]
-            try:
-                for tenant, used in _by_tenant(batch):
-                    try:
-                        await self._usage.add(tenant, batch.life, batch.sequence, used, now_s=int(time.time()))
-                    except NotFound:
-                        log.info("usage of %s is dropped: there is no such tenant any more", tenant)
-                    for hour, function in used:
-                        batch.used.pop((hour, tenant, function), None)
-            except RegistryUnavailable:
-                return False
+            tenants = _by_tenant(batch)
+            for start in range(0, len(tenants), AT_ONCE):
+                some = tenants[start : start + AT_ONCE]
+                delivered = await asyncio.gather(*(self._deliver(batch, tenant, used) for tenant, used in some))
+                if not all(delivered):
+                    return False
             if batch.file is not None:
                 batch.file.unlink(missing_ok=True)
             self._waiting.pop(0)
+        return True
+
+    async def _deliver(self, batch: Batch, tenant: TenantName, used: dict[Place, Use]) -> bool:
+        """One tenant's. False where the registry cannot be reached."""
+        try:
+            await self._usage.add(tenant, batch.life, batch.sequence, used, now_s=int(time.time()))
+        except RegistryUnavailable:
+            return False
+        except NotFound:
+            log.info("usage of %s is dropped: there is no such tenant any more", tenant)
+        for hour, function in used:
+            batch.used.pop((hour, tenant, function), None)
         return True
 
     async def close(self) -> None:
@@ -157,8 +166,8 @@ class Ledger:
             self._journal.close()
 
 
-def _by_tenant(batch: Batch) -> Iterator[tuple[TenantName, dict[Place, Use]]]:
+def _by_tenant(batch: Batch) -> list[tuple[TenantName, dict[Place, Use]]]:
     tenants: defaultdict[TenantName, dict[Place, Use]] = defaultdict(dict)
     for (hour, tenant, function), use in batch.used.items():
         tenants[tenant][hour, function] = use
-    yield from list(tenants.items())
+    return list(tenants.items())

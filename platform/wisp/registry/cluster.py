@@ -107,6 +107,10 @@ class Cluster:
         async with self._place():
             return await self.client.execute_command(*words)
 
+    async def execute_together(self, *words: str | bytes | int) -> Any:
+        """Alone: others' keys are on other servers."""
+        return await self.execute(*words)
+
     async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
         async with self._place():
             if self.client.get_default_node() is None:

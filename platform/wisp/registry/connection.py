@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from wisp.errors import InvalidSettings, RegistryUnavailable
 from wisp.registry import cluster
+from wisp.registry.roundtrips import RoundTrips
 
 SCHEMES = ("redis", "rediss", "unix")
 DEFAULT_TIMEOUT_S = 5.0
@@ -84,6 +85,9 @@ class Server(Protocol):
 
     async def execute(self, *words: str | bytes | int) -> Any: ...
 
+    async def execute_together(self, *words: str | bytes | int) -> Any:
+        """In one round trip with others that are asked for at the same moment, where that can be."""
+
     async def get_each(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
     async def ping(self) -> None: ...
@@ -110,12 +114,16 @@ class SingleServer:
             driver_info=None,
         )
         self.client: Redis = Redis.from_pool(pool)
+        self._round_trips = RoundTrips(self.client, timeout_s=timeout_s)
 
     async def aclose(self) -> None:
         await self.client.aclose()
 
     async def execute(self, *words: str | bytes | int) -> Any:
         return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def execute_together(self, *words: str | bytes | int) -> Any:
+        return await self._round_trips.execute(*words)
 
     async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
         # One command: the library spends ten times as long on each of a pipeline's answers as on an item of one.
@@ -195,7 +203,7 @@ class Connection:
         """One script, whole or not at all. All keys are of one slot."""
         try:
             with translated():
-                answer = await self.server.execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                answer = await self.server.execute_together("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except RegistryUnavailable as error:
             if not isinstance(error.__cause__, NoScriptError):  # then it certainly did not run
                 raise
