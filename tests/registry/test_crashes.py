@@ -36,6 +36,10 @@ class Dying:
         self._step()
         return await self.server.execute(*words)
 
+    async def execute_together(self, *words: str | bytes | int) -> Any:
+        self._step()
+        return await self.server.execute_together(*words)
+
     async def get_each(self, keys: Sequence[str]) -> list[bytes | None]:
         self._step()
         return await self.server.get_each(keys)

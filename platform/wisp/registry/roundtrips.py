@@ -55,7 +55,7 @@ class RoundTrips:
                 return [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
             pipeline = self._client.pipeline(transaction=False)
             for words in commands:
-                pipeline.execute_command(*words)  # type: ignore[no-untyped-call]
+                pipeline.execute_command(*words)
             return await pipeline.execute(raise_on_error=False)
 
     def _tell(self, answers: Sequence[Answer], trip: asyncio.Task[Sequence[Any]]) -> None:
