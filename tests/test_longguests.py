@@ -16,6 +16,7 @@ from wat import LOOP, answering, handler
 from wisp.node import Node
 from wisp.scheduling import slots, stops
 from wisp.scheduling.appetites import LONG_NICENESS
+from wisp.scheduling.runtimes import HEAVY_NS
 from wisp.wire.invocations import STOP
 from wisp.wire.outcome import Outcome, Receipt
 
@@ -111,3 +112,26 @@ async def test_a_sandbox_is_not_counted_until_its_process_is_ready_again(node: N
         assert shares.missing == number
     await until(lambda: idle(node))
     assert shares.missing == 0
+
+
+async def test_a_function_whose_callers_always_hang_up_is_known_for_what_it_computes(
+    node: Node, acme: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "ABANDON_S", PATIENCE_S)
+    await acme.deploy("slow", handler(LOOP), SLOW_POLICY)
+    for _ in range(2):
+        call = asyncio.create_task(acme.call("slow"))
+        await until(lambda: any(slot.busy and slot.cpu_ns() > 5 * HEAVY_NS for slot in node.sandboxes.slots))
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        await until(lambda: idle(node))
+    known = node.sandboxes.times.of("acme", "slow")
+    assert known.heavy
+    call = asyncio.create_task(acme.call("slow"))  # which leaves before it has used anything worth mention
+    await asyncio.sleep(0)
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    await until(lambda: idle(node))
+    assert known.heavy

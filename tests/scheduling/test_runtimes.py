@@ -59,3 +59,13 @@ def test_functions_are_told_apart_and_bounded() -> None:
     for number in range(CAPACITY):
         times.of("c", str(number))
     assert times.of("a", "f").runs == 0
+
+
+def test_a_run_that_was_stopped_says_only_that_its_function_computes_no_less() -> None:
+    runtime = RunTime()
+    for _ in range(8):
+        runtime.note_cpu_at_least(40 * MS)
+    assert runtime.heavy
+    for _ in range(50):
+        runtime.note_cpu_at_least(MS)
+    assert runtime.heavy

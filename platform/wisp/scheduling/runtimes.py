@@ -85,6 +85,11 @@ class RunTime(Usual):
         self.cpu_ns += (used_ns - self.cpu_ns) / 4
         self.heavy = self.cpu_ns > HEAVY_NS
 
+    def note_cpu_at_least(self, used_ns: int) -> None:
+        """Of one that was stopped before its end."""
+        if used_ns > self.cpu_ns:
+            self.note_cpu(used_ns)
+
 
 class RunTimes:
     """By tenant and function, whatever the version."""

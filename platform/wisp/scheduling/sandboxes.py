@@ -191,7 +191,9 @@ class Sandboxes:
         turn, sandbox.turn = sandbox.turn, None
         if turn is not None:
             own_ns, whole = None, cpu_ns is not None and not turn.abandoned
-            if cpu_ns is not None and whole:
+            if cpu_ns is not None and turn.abandoned:
+                turn.runtime.note_cpu_at_least(cpu_ns)
+            elif cpu_ns is not None:
                 turn.runtime.note_cpu(cpu_ns)
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
