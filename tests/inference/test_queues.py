@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wisp.inference.queues import FairQueue
+from wisp.inference.queues import PART_ROWS, FairQueue
 
 MS = 1_000_000
 
@@ -82,6 +82,34 @@ def test_a_tenant_with_a_slow_model_does_not_get_the_time_of_many_with_quick_one
     order = drain(queue, {"slow": 20})
     learnt = [job.tenant for job in order[60:260]]  # by now the queue knows what they cost
     assert 5 <= learnt.count("a") <= 25
+
+
+def test_what_waits_leaves_in_even_parts_for_the_threads_that_are_free() -> None:
+    queue = filled(*(row("a", most=32) for _ in range(30)), row("b", most=32), row("c", most=32), threads=2)
+    first, second = queue.take(), queue.take()
+    assert (len(first), len(second), queue.length) == (16, 16, 0)
+    assert tenants(first).keys() == {"a", "b", "c"}
+
+
+def test_what_runs_already_counts_where_the_same_is_taken_again() -> None:
+    queue = filled(row("a", most=64), threads=2)
+    alone = queue.take()
+    for _ in range(31):
+        queue.put(row("b", most=64))
+    assert len(queue.take()) == 16, "one of 32 runs, so the other thread leaves it 15 more"
+    queue.done(alone, MS)
+    assert len(queue.take()) == 15
+
+
+def test_a_thread_that_runs_something_else_is_left_no_part() -> None:
+    queue = filled(Waiting(tenant="a", model="n"), *(row("b", most=32) for _ in range(32)), threads=2)
+    assert [job.model for job in queue.take()] == ["n"]
+    assert len(queue.take()) == 32
+
+
+def test_a_few_rows_are_not_parted() -> None:
+    queue = filled(*(row("a", most=32) for _ in range(PART_ROWS)), threads=4)
+    assert len(queue.take()) == PART_ROWS
 
 
 def test_only_what_waits_for_the_same_model_in_the_same_shape_leaves_together() -> None:
