@@ -285,7 +285,12 @@ class InferenceHost:
             opened = await self._open_model(digest, self._room)
             self._shown[digest] = opened.prepared
             try:
-                await self._make_room(digest, os.fstat(opened.fd).st_size)
+                size_bytes = os.fstat(opened.fd).st_size
+                await self._make_room(size_bytes)
+                if self._loading.get(digest) is not waiting:
+                    raise ChildLost("the inference host ended while the model was being opened")
+                self._residents.put(digest, size_bytes)
+                self._opening[digest] = self._residents.lease((digest,))
                 self._send(Kind.LOAD, opened.frame(digest), (opened.fd,))
             finally:
                 os.close(opened.fd)
@@ -298,15 +303,17 @@ class InferenceHost:
             )
 
     def _give_up(self, digest: Digest, waiting: asyncio.Future[str], error: WispError) -> None:
-        self._residents.give_back(self._opening.pop(digest, ()))
-        self._residents.drop(digest)
         if self._loading.get(digest) is waiting:
             del self._loading[digest]
+            self._residents.give_back(self._opening.pop(digest, ()))
+            self._residents.drop(digest)
+        if digest not in self._loading:  # else it is its successor's load now
+            self._room.hide(self._shown.pop(digest, ""))
         if not waiting.done():
             waiting.set_exception(error)
             waiting.exception()  # there may be nobody left to ask
 
-    async def _make_room(self, digest: Digest, size_bytes: int) -> None:
+    async def _make_room(self, size_bytes: int) -> None:
         """For a model that is going to be opened: as large as its file, until the host knows better. Waits while all
         others are in use. Raises `ModelLoading`."""
         try:
@@ -317,8 +324,6 @@ class InferenceHost:
         except TimeoutError as error:
             raise ModelLoading("the models in use fill this node's memory for models; try again") from error
         self._unload(leaving)
-        self._residents.put(digest, size_bytes)
-        self._opening[digest] = self._residents.lease((digest,))
 
     def _send(self, kind: int, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         if self._child is None:
