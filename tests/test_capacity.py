@@ -30,9 +30,9 @@ def test_a_lost_event_is_noticed_by_the_next_comparison() -> None:
     assert fan.delivered + fan.lost == pytest.approx(10 * 10 * 100, rel=0.1)
 
 
-def test_ten_times_as_much_fills_something_and_homes_help() -> None:
+def test_a_hundred_times_as_much_fills_something_and_homes_help() -> None:
     assert first_full(loads(BASE, COSTS, nodes_needed(BASE, COSTS))) is None
-    more = BASE.scaled(10)
+    more = BASE.scaled(100)
     nodes = nodes_needed(more, COSTS)
     redis = [
         next(load.share for load in loads(more, COSTS, nodes, homes=homes) if load.resource == "Redis, a primary")

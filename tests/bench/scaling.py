@@ -24,24 +24,24 @@ METHOD = (
     "unit costs as in COSTS or measured; the simulation runs real allowances and the real script on a virtual clock"
 )
 COSTS = Costs(
-    redis_write_us=109,
-    redis_event_us=1.4,
-    redis_entry_us=33,
-    redis_generation_us=0.4,
-    redis_lease_us=57,
-    redis_holder_us=4.0,
-    redis_usage_us=30,
-    router_request_us=511,
-    sandbox_request_us=125,
-    router_event_us=32,
-    router_entry_us=308,
-    router_generation_us=11.3,
-    router_lease_us=201,
-    router_usage_us=113,
-    compile_us=1_378_000,
+    redis_write_us=84,
+    redis_event_us=1.2,
+    redis_entry_us=44,
+    redis_generation_us=0.2,
+    redis_lease_us=49,
+    redis_holder_us=4.2,
+    redis_usage_us=51,
+    router_request_us=114,
+    sandbox_request_us=70,
+    router_event_us=11,
+    router_entry_us=190,
+    router_generation_us=1.0,
+    router_lease_us=148,
+    router_usage_us=117,
+    compile_us=1_181_438,
 )
-"""One run of `python tests/bench/unitcosts.py` on a shared virtual machine with 2 cores, busy with other work: the
-cheapest of five rounds each, rounded. `compile_us` is of 1 MB, on a line through modules of up to 308 kB."""
+"""One run of `python tests/bench/unitcosts.py` on a shared virtual machine with 2 cores: the cheapest
+of five rounds each, rounded. `compile_us` is of 1 MB, on a line through modules of up to 308 kB."""
 BASE = Workload(
     tenants=1000,
     functions=3000,
