@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -24,6 +25,9 @@ from wisp.registry.registry import Registry
 READY_S = 60.0
 NODE_TIMEOUT_MS = 15_000
 """After this long a silent server is taken for failed: tests pause servers for less."""
+_WRITTEN = re.compile(r"master_repl_offset:(\d+)")
+_HAD = re.compile(r"slave\d+:.*state=online,offset=(\d+)")
+"""In `INFO replication`: the bytes of a server's writes, and how many of them each replica that follows it has."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +69,13 @@ class RedisCluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def wait_until_replicated(self) -> None:
-        """The replica has all that the first server has acknowledged."""
-        assert self.ask(self.members[0], "WAIT", "1", str(int(READY_S * 1000))).strip() == "1"
+        """The replica has all that the first server has acknowledged; `WAIT` tells of its own connection's writes."""
+        first, words = self.members[0], ("INFO", "replication")
+        (written,) = _WRITTEN.findall(self.ask(first, *words))
+        deadline = time.monotonic() + READY_S
+        while not any(int(had) >= int(written) for had in _HAD.findall(self.ask(first, *words))):
+            assert time.monotonic() < deadline, f"no replica has {written} bytes of {first.address}"
+            time.sleep(0.05)
 
     def take_over(self, port: str) -> None:
         """Makes the replica on this port a primary, whatever the others think of it."""
