@@ -110,6 +110,22 @@ def test_an_input_that_the_model_does_not_take_is_refused(
     assert sandbox.compute(7, np.zeros((1, 5), F32)).status is Status.OK, "a refusal does not use up the budget"
 
 
+def test_what_one_model_took_is_judged_again_for_another(router: Router) -> None:
+    """And for a model of the same name that was loaded anew."""
+    router.load("five", onnx_models.identity(TensorProto.FLOAT, ["n", 5]))
+    router.load("any", onnx_models.identity(TensorProto.FLOAT, ["n"]))
+    sandbox = router.slot(0)
+    router.bind(1, "five", "any")
+    router.open(sandbox, 7)
+    for _ in range(2):
+        assert sandbox.compute(7, np.zeros((1, 5), F32), model=0).status is Status.OK
+        assert sandbox.compute(7, np.zeros((1, 5), F32), model=1).status is Status.INVALID_ARGUMENT
+    router.unload("five")
+    router.load("five", onnx_models.identity(TensorProto.FLOAT, ["n", 4]))
+    assert sandbox.compute(7, np.zeros((1, 5), F32), model=0).status is Status.INVALID_ARGUMENT
+    assert sandbox.compute(7, np.zeros((1, 4), F32), model=0).status is Status.OK
+
+
 def test_an_index_given_twice_is_refused(router: Router) -> None:
     router.load("two", onnx_models.sum_and_difference())
     sandbox = router.slot(0)

@@ -107,6 +107,11 @@ def test_a_thread_that_runs_something_else_is_left_no_part() -> None:
     assert len(queue.take()) == 32
 
 
+def test_rows_of_another_shape_are_no_part_of_it() -> None:
+    queue = filled(*(row("a", batch=shape, most=32) for shape in "bbbbbbbbbbccccccccccccccccccccc"), threads=2)
+    assert len(queue.take()) == PART_ROWS
+
+
 def test_a_few_rows_are_not_parted() -> None:
     queue = filled(*(row("a", most=32) for _ in range(PART_ROWS)), threads=4)
     assert len(queue.take()) == PART_ROWS

@@ -10,7 +10,7 @@ See Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round-Robin" (
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -84,9 +84,8 @@ class FairQueue(Generic[J]):
         self._lanes: dict[str, Lane[J]] = {}
         self._arrivals = 0
         self._row_ns: dict[str, float] = {}
-        self._running: Counter[str] = Counter()
-        """Takes that are out, by the tenant that each was taken for."""
         self._out: list[list[J]] = []
+        """What was taken and is not done, each for the tenant of its first."""
         self.length = 0
 
     def put(self, job: J) -> None:
@@ -115,7 +114,6 @@ class FairQueue(Generic[J]):
         self._pop(lane, first)
         if first.batch is not None:
             self.fill(batch, self._part(first))
-        self._running[lane.tenant] += 1
         self._out.append(batch)
         if lane.balance_ns <= 0 and lane.queues:
             self._lanes[lane.tenant] = self._lanes.pop(lane.tenant)
@@ -147,10 +145,6 @@ class FairQueue(Generic[J]):
     def done(self, batch: list[J], spent_ns: int) -> None:
         """`batch` as it was taken; what all its rows cost together."""
         self._out = [other for other in self._out if other is not batch]
-        tenant = batch[0].tenant
-        self._running[tenant] -= 1
-        if not self._running[tenant]:
-            del self._running[tenant]
         row_ns = spent_ns / sum(job.rows for job in batch)
         former = self._row_ns.get(batch[0].model, row_ns)
         self._row_ns[batch[0].model] = former + SMOOTHING * (row_ns - former)
@@ -165,7 +159,7 @@ class FairQueue(Generic[J]):
         threads = 1 + len(alike) + max(0, self._threads - len(self._out) - 1)
         rows = first.rows + sum(job.rows for batch in alike for job in batch)
         for lane in self._lanes.values():
-            rows += sum(job.rows for _, job in lane.queues.get(first.model, ()))
+            rows += sum(job.rows for _, job in lane.queues.get(first.model, ()) if job.batch == first.batch)
         return max(PART_ROWS, -(-rows // threads))
 
     @property
@@ -184,12 +178,13 @@ class FairQueue(Generic[J]):
         return next(lane for lane in lanes if lane.balance_ns > 0)
 
     def _eligible(self) -> Iterator[Lane[J]]:
-        running = self._running.total()
+        tenants = [batch[0].tenant for batch in self._out]
+        running = len(tenants)
         waiting = sum(bool(lane.queues) for lane in self._lanes.values())
-        if running >= self._threads and (running > self._threads or len(self._running) > 1):
+        if running >= self._threads and (running > self._threads or len(set(tenants)) > 1):
             return
         for lane in self._lanes.values():
-            own = self._running[lane.tenant]
+            own = tenants.count(lane.tenant)
             full = own > 0 if running >= self._threads else waiting > 1 and own >= max(1, self._threads - 1)
             if lane.queues and not full:
                 yield lane
