@@ -49,6 +49,7 @@ from wisp.registry.secrets import Secrets
 from wisp.registry.snapshot import Snapshot
 from wisp.scheduling.budget import ByteBudget
 from wisp.scheduling.hosts import InferenceHost
+from wisp.scheduling.precedence import Precedence
 from wisp.scheduling.rooms import Rooms
 from wisp.scheduling.routerlines import RouterLines
 from wisp.scheduling.sandboxes import Sandboxes
@@ -91,6 +92,7 @@ class Node:
         self.own_hosts: TenantHosts
         self.gpu_host: InferenceHost | None = None
         self.sandboxes: Sandboxes
+        self.precedence: Precedence
         self.deployer: Deployer
         self.model_uploads: ModelUploads
         self.dispatcher: Dispatcher
@@ -198,6 +200,7 @@ class Node:
             walls=self.walls,
         )
         self.host, self.own_hosts, self.sandboxes = pools.host, pools.own_hosts, pools.sandboxes
+        self.precedence = pools.precedence
         stores.inline.host, stores.inline.own_hosts = self.host, self.own_hosts
         self._stack.push_async_callback(self.host.stop)
         self._stack.push_async_callback(self.own_hosts.stop)

@@ -11,6 +11,7 @@ from wisp.cores import usable_cores, usable_memory_bytes
 from wisp.errors import InvalidSettings
 from wisp.placement import GPU_PROVIDER, has_gpu
 from wisp.scheduling.hosts import Bounds, InferenceHost, OpenModel
+from wisp.scheduling.precedence import Precedence
 from wisp.scheduling.rooms import Rooms
 from wisp.scheduling.sandboxes import Sandboxes
 from wisp.scheduling.tenanthosts import TenantHosts
@@ -49,6 +50,7 @@ class Pools:
         self.host = self._make_host()
         self.own_hosts = TenantHosts(lambda: self._make_host(bounds=OWN_HOST), most=settings.tenant_hosts)
         self.gpu_host = None if settings.gpu == "off" else self._make_host(gpu=True)
+        self.precedence = Precedence(self._thrifty_hosts)
         self.sandboxes = Sandboxes(
             workers=settings.workers,
             spare=settings.spare,
@@ -58,7 +60,13 @@ class Pools:
             own_hosts=self.own_hosts,
             on_fingerprint=on_fingerprint,
             walls=walls,
+            precedence=self.precedence,
         )
+
+    def _thrifty_hosts(self) -> list[int]:
+        """Their processes. Who starts, or infers on a GPU, waits for other things than a core."""
+        hosts = (self.host, *self.own_hosts.unhurried)
+        return [pid for host in hosts if host.ready and (pid := host.pid) is not None]
 
     def _make_host(self, *, bounds: Bounds | None = None, gpu: bool = False) -> InferenceHost:
         shared_bytes = self._settings.model_memory_bytes or usable_memory_bytes() // 2

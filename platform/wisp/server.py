@@ -155,6 +155,7 @@ async def _answer_requests(
     bound.listen(BACKLOG)  # from here on callers wait for the server instead of being refused
     async with asyncio.TaskGroup() as group:
         beside = None if companion is None else group.create_task(companion(node.settings, url))
+        precedence = group.create_task(node.precedence.run())
         log.info("listening on %s", url)
         if node.settings.server == "uvicorn":
             other = uvicorn_server()
@@ -162,6 +163,7 @@ async def _answer_requests(
             await other.serve(of_uvicorn, bound, lambda: _drained(node, stop))
         else:
             await hypercornserver.serve(service, config, bound, lambda: _drained(node, stop))
+        precedence.cancel()
         if beside is not None:
             beside.cancel()
 

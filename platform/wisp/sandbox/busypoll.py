@@ -3,7 +3,7 @@ for waking it, and that is the router, of which there is one.
 
 Only where that pays. The last request must have come that soon, so what is called now and then burns nothing. And
 nobody else may want the core: each look ends with `sched_yield`, and one that took so long that another must have had
-its turn is the last.
+its turn is the last. In real time only its equals would be offered the core: there it sleeps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BusyPoll:
     def wait(self) -> None:
         """Until something has come, or it is better to sleep."""
         now_ns = self._since_ns = time.monotonic_ns()
-        if not self._pays:
+        if not self._pays or os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR:
             return
         poll, until_ns = self._poll, now_ns + LONGEST_NS
         while not poll(0):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +27,18 @@ CPUCLOCK_SCHED: Final = 2
 """clock_getcpuclockid(3): a process's clock is the complement of its number, shifted over the kind."""
 
 
+def processor_clock(pid: int) -> int:
+    """The clock of what all threads of that process have used."""
+    return (~pid << 3) | CPUCLOCK_SCHED
+
+
 class Appetite:
     """Of one process. `share`: cores that it may use all the time."""
 
     def __init__(self, pid: int, share: float) -> None:
         self.pid = pid
         self._share = share
-        self._clock = (~pid << 3) | CPUCLOCK_SCHED
+        self._clock = processor_clock(pid)
         self._used_ns = 0
         self._used_ns = self._clock_ns()
         self._at_ns = time.monotonic_ns()
@@ -66,6 +72,13 @@ class Appetite:
 
 def slow_down(pid: int) -> None:
     """Every thread of that process, and whatever those start. One that is no more, or is not ours, is left alone."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            make_less_urgent(int(task.name), LONG_NICENESS)
+    for thread in threads_of(pid):
+        make_less_urgent(thread, LONG_NICENESS)
+
+
+def threads_of(pid: int) -> Iterator[int]:
+    """For who changes each of them: every one comes twice, since one may start another before it is changed itself."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                yield int(task.name)

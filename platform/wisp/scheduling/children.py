@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wisp.errors import ChildLost, InvalidFrame
-from wisp.scheduling.slices import make_less_urgent
+from wisp.scheduling.slices import make_less_urgent, set_short_slice
 from wisp.wire.channel import MAX_FRAME_BYTES, Channel, Frame, socket_pair
 from wisp.wire.confinement import Limits, child_arguments
 
@@ -75,6 +75,7 @@ class Child:
             raise
         finally:
             theirs.close()
+        set_short_slice(self._process.pid)
         if niceness:
             make_less_urgent(self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
         self._channel = Channel(ours)

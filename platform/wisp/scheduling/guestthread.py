@@ -1,13 +1,15 @@
-"""The thread of a sandbox's process that guests run on: whether it is idle, and how it is made less urgent."""
+"""The thread of a sandbox's process that guests run on: whether it is idle, and how it is made more urgent, or less."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from wisp.errors import InvalidFrame
 from wisp.scheduling.appetites import LONG_NICENESS
 from wisp.scheduling.idleness import Standing, look
-from wisp.scheduling.slices import make_less_urgent
+from wisp.scheduling.precedence import BEHIND_PRIORITY
+from wisp.scheduling.slices import enter_real_time, leave_real_time, make_less_urgent
 from wisp.scheduling.turns import Turn
 
 
@@ -17,27 +19,40 @@ class GuestThread:
     def __init__(self) -> None:
         self._standing: Standing | None = None
         self._slowed = False
+        self.first = False
+        """It runs in real time."""
 
     def follow(self, pid: int, thread: int) -> None:
         """Another takes over. Raises `InvalidFrame` for one that is not the process': what it says is not believed."""
         if not Path(f"/proc/{pid}/task/{thread}").is_dir():
             raise InvalidFrame("a thread that is none of its own")
         self.forget()
-        self._standing, self._slowed = Standing(pid, thread), False
+        self._standing, self._slowed, self.first = Standing(pid, thread), False, False
 
     def forget(self) -> None:
         """It is gone, or not known yet."""
         if self._standing is not None:
             self._standing.close()
-            self._standing = None
+            self._standing, self.first = None, False
 
     def look(self, turn: Turn, now_ns: int, cpu_ns: int) -> None:
         """Whether the guest whose turn it is has been idle. `cpu_ns`: of the process, since its guest was started."""
         if self._standing is not None:
             turn.idleness = look(turn.idleness, self._standing, now_ns, cpu_ns)
 
+    def put(self, *, first: bool) -> None:
+        """In front of all that does not run in real time, or among it. One that was slowed down stays where it is."""
+        if first is self.first or self._standing is None or self._slowed:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if first:
+                enter_real_time(self._standing.thread, BEHIND_PRIORITY, heirs=False)
+            else:
+                leave_real_time(self._standing.thread)
+            self.first = first
+
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where it has been done."""
         if self._standing is not None and not self._slowed:
-            self._slowed = True
+            self._slowed, self.first = True, False
             make_less_urgent(self._standing.thread, LONG_NICENESS)

@@ -19,8 +19,9 @@ HEAVY_NS: Final = 20_000_000
 OVERSTAY_NS: Final = 250_000_000
 """A run of a brief function that takes longer, and has used more than a brief one does, is none."""
 QUICK_NS: Final = 2_000_000
+PROMPT_NS: Final = 5_000_000
 KNOWN_RUNS: Final = 8
-"""A function of which so many runs are known, and that hardly ever uses more, is quick."""
+"""A function of which so many runs are known, and that hardly ever uses more, is quick, or prompt."""
 ABUSE_NS: Final = 1_000_000_000
 ABUSE_OWN_NS: Final = 2 * BRIEF_NS
 """... and none that has held its sandbox and used as much as this was ever meant to be."""
@@ -57,7 +58,7 @@ class Usual:
 class RunTime(Usual):
     """Of one function: how long it holds a sandbox, and beside it `own`, what it has used itself."""
 
-    __slots__ = ("brief", "cpu_ns", "heavy", "own", "quick", "spills")
+    __slots__ = ("brief", "cpu_ns", "heavy", "own", "prompt", "quick", "spills")
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +68,8 @@ class RunTime(Usual):
         """Of what is not known yet it is not assumed."""
         self.quick = False
         """It hardly uses anything."""
+        self.prompt = False
+        """It uses little enough to go before everything that does not run in real time."""
         self.heavy = False
         """Its runs use much of a core."""
         self.spills = False
@@ -79,7 +82,9 @@ class RunTime(Usual):
         own.add(took_ns if own_ns is None or own_ns > took_ns else own_ns)
         # One that is slowed down holds its sandbox for as long as others compute, whatever it uses itself.
         self.brief = own.high_ns <= BRIEF_NS and (not self.heavy or self.high_ns <= BRIEF_NS)
-        self.quick = own.high_ns <= QUICK_NS and self.runs >= KNOWN_RUNS
+        known = self.runs >= KNOWN_RUNS
+        self.quick = known and own.high_ns <= QUICK_NS
+        self.prompt = known and own.high_ns <= PROMPT_NS and not self.heavy
 
     def note_cpu(self, used_ns: int) -> None:
         self.cpu_ns += (used_ns - self.cpu_ns) / 4

@@ -18,6 +18,7 @@ from wisp.scheduling.behind import Behind
 from wisp.scheduling.hosts import InferenceHost
 from wisp.scheduling.idleness import STEP_NS
 from wisp.scheduling.jobs import Job
+from wisp.scheduling.precedence import Precedence
 from wisp.scheduling.queue import FairQueue
 from wisp.scheduling.runs import Run
 from wisp.scheduling.runtimes import HEAVY_NS, OVERSTAY_NS, RunTime, RunTimes
@@ -52,8 +53,10 @@ class Sandboxes:
         queue_total: int = 2048,
         on_fingerprint: Callable[[str], None],
         walls: WallWatch | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
         self.walls = WallWatch() if walls is None else walls
+        self.precedence = Precedence() if precedence is None else precedence
         self.empty_directory = empty_directory
         self.answer_bytes = answer_bytes
         self.host = host
@@ -195,6 +198,8 @@ class Sandboxes:
                 turn.runtime.note_cpu_at_least(cpu_ns)
             elif cpu_ns is not None:
                 turn.runtime.note_cpu(cpu_ns)
+                if sandbox.first:
+                    self.precedence.guests_ns += cpu_ns
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
                 own_ns = None if turn.by_clock else turn.own_ns(cpu_ns, nn_ns)

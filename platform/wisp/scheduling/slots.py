@@ -132,6 +132,7 @@ class Sandbox:
             kind = Kind.LAID
             self._body.lay(job.body_parts)
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
+        self._guest_thread.put(first=run.runtime.prompt and self._pool.precedence.guests)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
         self._run, self._deadline_ns = run, deadline_ns
 
@@ -166,6 +167,7 @@ class Sandbox:
         run = self._run = self.ahead.runs.popleft()
         self.ahead.asked_back_ns = 0
         run.ahead = False
+        self._guest_thread.put(first=run.runtime.prompt and self._pool.precedence.guests)
         self._measure.go_on(run.number, run.sent_ns)
         self._deadline_ns = now_ns + run.job.timeout_ns
         if run.granted.done():  # its caller has gone
@@ -333,6 +335,11 @@ class Sandbox:
         """Raises `InvalidFrame`."""
         if self._child is not None:
             self._guest_thread.follow(self._child.pid, thread)
+
+    @property
+    def first(self) -> bool:
+        """Its guests run in real time."""
+        return self._guest_thread.first
 
     def cpu_ns(self) -> int:
         """What the process has used since its guest was started."""

@@ -105,6 +105,11 @@ class TenantHosts:
         """Of all that there have been."""
         return self._former_restarts + sum(held.host.restarts for held in self._hosts.values())
 
+    @property
+    def unhurried(self) -> list[InferenceHost]:
+        """Those that use no more than their share."""
+        return [held.host for held in self._hosts.values() if not held.slow]
+
     def get(self, tenant: TenantName) -> InferenceHost | None:
         held = self._hosts.get(tenant)
         return None if held is None else held.host
