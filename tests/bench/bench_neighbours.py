@@ -3,9 +3,9 @@
 The victim calls tenants/acme/digits at a steady rate, in an open loop: a request is sent when it is due, whether or not
 earlier ones were answered, and its latency counts from when it was due. Platform, victim's client and attackers'
 clients are processes of their own on the same cores. Both clients stand for other machines: the attackers' runs at
-niceness 19, so that it takes little of the platform's cores, the victim's at -10 (where that is allowed), so that its
-own waiting for one is not taken for the platform's. What the load takes all the same, --control shows: the same victim
-beside a server that does nothing but answer, and those attackers that need no platform.
+niceness 19, so that it takes little of the platform's cores, the victim's in real time (where that is allowed), so that
+its own waiting for one is not taken for the platform's. What the load takes all the same, --control shows: the same
+victim beside a server that does nothing but answer, and those attackers that need no platform.
 Phases alone and beside an attacker alternate, so that a drift of the machine meets both. Lost: whatever was not
 answered with the right digit within ten seconds. Writes build/bench/neighbours.json.
 
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +37,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from bench import attackers  # noqa: E402
 from bench.control import control  # noqa: E402
+from bench.openloop import wait_for_no_core  # noqa: E402
 from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
 from bench.stage import free_port  # noqa: E402
 from platforms import OPERATOR_KEY  # noqa: E402
@@ -47,7 +48,7 @@ ANSWER = b'"label": 7'
 LOST_S = 10.0
 SETTLE_S = 1.0
 CALM_S = 60.0
-ATTACKER_NICE, VICTIM_NICE = 19, -10
+ATTACKER_NICE = 19
 GOAL_RATIO = 2.0
 
 
@@ -113,8 +114,7 @@ class Victim:
 
 async def be_victim(port: int, key: str) -> None:
     """A line of JSON in is a phase to run, a line of JSON out what it met."""
-    with suppress(PermissionError):
-        os.nice(VICTIM_NICE)
+    wait_for_no_core()
     victim, loop = Victim(port, key), asyncio.get_running_loop()
     gc.collect()
     gc.freeze()  # a collection here would be taken for the platform's
@@ -324,7 +324,7 @@ def main() -> None:
     method = (
         f"{called} at {arguments.rate:g} requests/s in an open loop, {rounds} rounds of {seconds:g} s alone and "
         f"{seconds:g} s beside each attacker in turn; platform and clients share the cores, attackers' clients at "
-        f"niceness {ATTACKER_NICE}, the victim's at {VICTIM_NICE}"
+        f"niceness {ATTACKER_NICE}, the victim's in real time"
     )
     if not report(alone, attacked, method, "neighbours-control" if arguments.control else "neighbours"):
         print("not every goal is met")
