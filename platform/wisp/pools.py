@@ -50,7 +50,7 @@ class Pools:
         self.host = self._make_host()
         self.own_hosts = TenantHosts(lambda: self._make_host(bounds=OWN_HOST), most=settings.tenant_hosts)
         self.gpu_host = None if settings.gpu == "off" else self._make_host(gpu=True)
-        self.precedence = Precedence(self._thrifty_hosts)
+        self.precedence = Precedence(self._thrifty_hosts, alone=not settings.share_port)
         self.sandboxes = Sandboxes(
             workers=settings.workers,
             spare=settings.spare,

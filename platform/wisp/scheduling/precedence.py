@@ -36,6 +36,8 @@ MOST_OF_ROUTER_ALONE: Final = 0.5
 MOST_OF_A_HOST: Final = 0.5
 MOST_BEHIND: Final = 0.5
 """Of all cores: hosts and guests together."""
+SHARED: Final = 0.4
+"""So much of each where there are more nodes on this machine: all would come first, and nobody be left to serve."""
 REGAINED: Final = 0.92
 """Who has lost it has it again below so much of what it may use."""
 WINDOW_NS: Final = 500_000_000
@@ -102,12 +104,13 @@ class Process:
 class Precedence:
     """Of one node. `guests`: whether its prompt guests go first at present; nobody does until `run`."""
 
-    def __init__(self, hosts: Callable[[], Iterable[int]] = tuple) -> None:
-        """`hosts`: the processes that infer and use no more than their share."""
+    def __init__(self, hosts: Callable[[], Iterable[int]] = tuple, *, alone: bool = True) -> None:
+        """`hosts`: the processes that infer and use no more than their share. `alone`: no other node is here."""
         self.guests = False
         self.guests_ns = 0
         """What guests that went first have used, since the last look."""
         self._hosts = hosts
+        self._part = 1.0 if alone else SHARED
         self._processes: dict[int, Process] = {}
 
     async def run(self) -> None:
@@ -119,10 +122,10 @@ class Precedence:
         router = Process(
             os.getpid(),
             ROUTER_PRIORITY,
-            MOST_OF_ROUTER if cores > 1 else MOST_OF_ROUTER_ALONE,
+            self._part * (MOST_OF_ROUTER if cores > 1 else MOST_OF_ROUTER_ALONE),
             only=os.getpid(),
         )
-        behind = Thrift(MOST_BEHIND * cores)
+        behind = Thrift(self._part * MOST_BEHIND * cores)
         at_ns = time.monotonic_ns()
         try:
             router.put(first=True)
@@ -145,7 +148,7 @@ class Precedence:
         for pid in pids:
             process = self._processes.get(pid)
             if process is None:
-                process = self._processes[pid] = Process(pid, BEHIND_PRIORITY, MOST_OF_A_HOST)
+                process = self._processes[pid] = Process(pid, BEHIND_PRIORITY, self._part * MOST_OF_A_HOST)
             used_ns += process.look(gone_ns)
         behind.note(used_ns, gone_ns)
         router.put(first=router.thrift.kept)
