@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ class Stage:
         self.far, self.near = socket.socketpair()
         self.now_ns = 0
         self.looks = 0
+        self.policy = os.SCHED_OTHER
         self.meanwhile: Callable[[], None] = lambda: None
         self.poll = BusyPoll(self.near.fileno())
 
@@ -44,7 +46,8 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     stage = Stage()
     monkeypatch.setattr(busypoll, "time", SimpleNamespace(monotonic_ns=lambda: stage.now_ns))
-    monkeypatch.setattr(busypoll, "os", SimpleNamespace(sched_yield=stage.sched_yield))
+    monkeypatch.setattr(os, "sched_yield", stage.sched_yield)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: stage.policy)
     yield stage
     stage.far.close()
     stage.near.close()
@@ -84,6 +87,13 @@ def test_it_ends_where_another_took_the_core(stage: Stage) -> None:
     stage.come(after_ns=0)
     stage.meanwhile = another
     assert stage.waited() == 1
+
+
+@pytest.mark.parametrize("flag", [0, os.SCHED_RESET_ON_FORK])
+def test_it_sleeps_at_once_in_real_time(stage: Stage, flag: int) -> None:
+    stage.come(after_ns=0)
+    stage.policy = os.SCHED_RR | flag
+    assert stage.waited() == 0
 
 
 def test_the_end_of_the_other_side_ends_the_wait(stage: Stage) -> None:

@@ -42,7 +42,7 @@ class GuestThread:
 
     def put(self, *, first: bool) -> None:
         """In front of all that does not run in real time, or among it. One that was slowed down stays where it is."""
-        if first is self.first or self._standing is None or self._slowed:
+        if self._standing is None or self._slowed:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if first:

@@ -132,7 +132,9 @@ class Sandbox:
             kind = Kind.LAID
             self._body.lay(job.body_parts)
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
-        self._guest_thread.put(first=run.runtime.prompt and self._pool.precedence.guests)
+        first = run.runtime.prompt and self._pool.precedence.guests
+        if first is not self._guest_thread.first:
+            self._guest_thread.put(first=first)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
         self._run, self._deadline_ns = run, deadline_ns
 
@@ -167,7 +169,9 @@ class Sandbox:
         run = self._run = self.ahead.runs.popleft()
         self.ahead.asked_back_ns = 0
         run.ahead = False
-        self._guest_thread.put(first=run.runtime.prompt and self._pool.precedence.guests)
+        first = run.runtime.prompt and self._pool.precedence.guests
+        if first is not self._guest_thread.first:
+            self._guest_thread.put(first=first)
         self._measure.go_on(run.number, run.sent_ns)
         self._deadline_ns = now_ns + run.job.timeout_ns
         if run.granted.done():  # its caller has gone
