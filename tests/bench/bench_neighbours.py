@@ -38,7 +38,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 from bench import attackers  # noqa: E402
 from bench.control import control  # noqa: E402
 from bench.openloop import wait_for_no_core  # noqa: E402
-from bench.report import Result, heading, percentile, table, write_json  # noqa: E402
+from bench.report import Cores, Result, heading, percentile, table, write_json  # noqa: E402
 from bench.stage import free_port  # noqa: E402
 from platforms import OPERATOR_KEY  # noqa: E402
 from served import Connection, Served, served_platform  # noqa: E402
@@ -249,15 +249,18 @@ def measure(
             for number in range(rounds):
                 for name in names:
                     alone[name].add(victim.ask(seconds=seconds, rate=rate))
+                    cores = Cores()
                     attacker = Peer("attacker", name=name, port=port, keys=found.keys)
                     try:
                         attacker.read()
                         time.sleep(SETTLE_S)
-                        attacked[name].add(victim.ask(seconds=seconds, rate=rate))
+                        met = victim.ask(seconds=seconds, rate=rate)
+                        attacked[name].add(met)
                     finally:
                         said = attacker.close().strip()
+                    stolen = f"{cores.stolen_percent:.1f} % of the cores taken by the hypervisor"
                     found.calm()
-                    print(f"  round {number + 1} {name}: {summary(attacked[name])}; attacker: {said}", flush=True)
+                    print(f"  round {number + 1} {name}: {summary(met)}; {stolen}; attacker: {said}", flush=True)
         finally:
             victim.close()
     return alone, attacked

@@ -56,6 +56,30 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
+class Cores:
+    """Of the machine, from when this is made on: what share of their time somebody else had, of whom this machine knows
+    only that (proc(5), /proc/stat, `steal`). A virtual machine that waits for its host shows it; nothing in it can be
+    faster then."""
+
+    def __init__(self) -> None:
+        self._since = self._read()
+
+    def _read(self) -> tuple[int, int]:
+        """(stolen, all of it), in ticks."""
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+        ticks = [int(word) for word in line.split()[1:9]]  # what guests have is in the first two already
+        return ticks[7], sum(ticks)
+
+    @property
+    def stolen_percent(self) -> float:
+        (stolen, whole), (before, whole_before) = self._read(), self._since
+        return 100 * (stolen - before) / max(1, whole - whole_before)
+
+
+RUN = Cores()
+"""From the import of this module, which is nearly the start of a run."""
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """Nearest rank; not a number of nothing."""
     if not values:
@@ -76,7 +100,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def heading(method: str) -> str:
     found = " ".join(f"{name} {number}" for name, number in versions().items())
-    return f"machine: {machine()}\nversions: {found}\nmethod: {method}"
+    stolen = f"{RUN.stolen_percent:.1f} % of its time taken by the hypervisor during this run"
+    return f"machine: {machine()}; {stolen}\nversions: {found}\nmethod: {method}"
 
 
 def write_json(name: str, method: str, results: Sequence[Result]) -> Path:
