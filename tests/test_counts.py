@@ -37,7 +37,7 @@ HELLO = TENANTS / "globex" / "hello" / "module.wasm"
 FOREIGN = type(ctypes.pythonapi.Py_IncRef).__base__ or object
 """What a function of a C library is an instance of."""
 REQUESTS = 20
-CALLS, LIBRARY_CALLS = 128, 137 if sys.version_info < (3, 12) else 139
+CALLS, LIBRARY_CALLS = 127, 137 if sys.version_info < (3, 12) else 139
 """Of wisp's own functions in Python, and from them of others in C, for one request in the router. `current_task`, asked
 twice, is one of the latter from Python 3.12 on."""
 SANDBOX_CALLS, SANDBOX_LIBRARY_CALLS = 36, 26

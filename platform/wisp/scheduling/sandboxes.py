@@ -198,7 +198,7 @@ class Sandboxes:
                 turn.runtime.note_cpu_at_least(cpu_ns)
             elif cpu_ns is not None:
                 turn.runtime.note_cpu(cpu_ns)
-                if sandbox.first:
+                if sandbox.guest_thread.first:
                     self.precedence.guests_ns += cpu_ns
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())

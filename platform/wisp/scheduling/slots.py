@@ -83,7 +83,7 @@ class Sandbox:
         self.turn: Turn | None = None
         """The pool's: who has it."""
         self._stops = Stops()
-        self._guest_thread = GuestThread()
+        self.guest_thread = GuestThread()
 
     @property
     def pid(self) -> int | None:
@@ -133,8 +133,8 @@ class Sandbox:
             self._body.lay(job.body_parts)
         payload = INVOKE_HEAD.pack(number, job.link.handle, len(job.head), job.body_bytes, deadline_ns)
         first = run.runtime.prompt and self._pool.precedence.guests
-        if first is not self._guest_thread.first:
-            self._guest_thread.put(first=first)
+        if first is not self.guest_thread.first:
+            self.guest_thread.put(first=first)
         child.send(kind, b"".join((payload, job.head, job.body, job.request_id)), job.body_segment)
         self._run, self._deadline_ns = run, deadline_ns
 
@@ -170,8 +170,8 @@ class Sandbox:
         self.ahead.asked_back_ns = 0
         run.ahead = False
         first = run.runtime.prompt and self._pool.precedence.guests
-        if first is not self._guest_thread.first:
-            self._guest_thread.put(first=first)
+        if first is not self.guest_thread.first:
+            self.guest_thread.put(first=first)
         self._measure.go_on(run.number, run.sent_ns)
         self._deadline_ns = now_ns + run.job.timeout_ns
         if run.granted.done():  # its caller has gone
@@ -338,12 +338,7 @@ class Sandbox:
     def _follow(self, thread: int) -> None:
         """Raises `InvalidFrame`."""
         if self._child is not None:
-            self._guest_thread.follow(self._child.pid, thread)
-
-    @property
-    def first(self) -> bool:
-        """Its guests run in real time."""
-        return self._guest_thread.first
+            self.guest_thread.follow(self._child.pid, thread)
 
     def cpu_ns(self) -> int:
         """What the process has used since its guest was started."""
@@ -351,12 +346,12 @@ class Sandbox:
 
     def look(self, turn: Turn, now_ns: int, cpu_ns: int) -> None:
         """At whether its guest has been idle."""
-        self._guest_thread.look(turn, now_ns, cpu_ns)
+        self.guest_thread.look(turn, now_ns, cpu_ns)
 
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where no guest runs."""
         if self._run is not None:
-            self._guest_thread.slow_down()
+            self.guest_thread.slow_down()
 
     def abandon(self, number: int) -> None:
         """The caller is gone: the guest is stopped, and its process ended if it does not."""
@@ -376,7 +371,7 @@ class Sandbox:
 
     def _note_end(self, reason: str) -> None:
         was_ready, self.ready = self.ready, False
-        self._guest_thread.forget()
+        self.guest_thread.forget()
         self._stops.close()
         self.loaded.clear()
         self.detach()
