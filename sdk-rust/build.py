@@ -135,6 +135,11 @@ def choose(name: str) -> Toolchain:
     remap = (f"--remap-path-prefix={SDK.parent}=/wisp", f"--remap-path-prefix={home}=/cargo")
     if name == "rustup":
         return Toolchain(name=name, cargo=("cargo",), compiler="rustc", environment={}, flags=remap, program_flags=())
+    if not Path("/usr/bin/cargo").is_file():
+        sys.exit(
+            f"build.py: neither rustup's {TARGET} nor Debian's /usr/bin/cargo is there;"
+            f" `rustup target add {TARGET}`, or `apt-get install rustc-web cargo-web rust-web-src wasi-libc lld`"
+        )
     return Toolchain(
         name=name,
         cargo=("/usr/bin/cargo", "-Zbuild-std=std,panic_abort"),
