@@ -18,6 +18,7 @@ from served import Served, connected, served_platform
 from wat import LOOP, handler
 from wisp.cores import quota_cores
 from wisp.scheduling.appetites import LONG_NICENESS, processor_clock, slow_down
+from wisp.scheduling.guestthread import GuestThread
 from wisp.scheduling.precedence import BEHIND_PRIORITY, ROUTER_PRIORITY, WINDOW_NS, Process, Thrift
 from wisp.scheduling.runtimes import KNOWN_RUNS, PROMPT_NS, RunTime
 
@@ -161,6 +162,21 @@ def test_all_threads_of_a_process_go_first_and_back() -> None:
 
 
 @needs_permission
+def test_a_thread_that_was_slowed_down_goes_first_once_its_guest_has_ended() -> None:
+    with sleeper() as pid:
+        thread = GuestThread()
+        thread.follow(pid, pid)
+        thread.slow_down()
+        thread.put(first=True)
+        assert place(pid) == AMONG, "its guest still runs"
+        thread.hand_over()
+        assert place(pid) == BEHIND
+        assert os.getpriority(os.PRIO_PROCESS, pid) == LONG_NICENESS, "it would not know that it is to be replaced"
+        thread.put(first=False)
+        assert place(pid) == AMONG, "it was told too late, and the next guest runs on it"
+
+
+@needs_permission
 def test_the_router_loses_it_while_it_is_busy_and_hands_it_to_nobody() -> None:
     told(
         "await stands(True)\n"
@@ -232,6 +248,6 @@ async def test_a_platform_puts_router_hosts_and_prompt_guests_first_and_nobody_e
         deploy(served, "loop", handler(LOOP), LONG)
         await call(served, "loop", 2 * KNOWN_RUNS)
         burnt = max(sandboxes, key=lambda pid: used_ns(pid) - before_ns[pid])
-        assert places(burnt) == {AMONG}, "one that computes for long goes before others"
+        wait_until(lambda: places(burnt) == {AMONG}, "one that computes for long goes before others")
         assert places(*served.children().keys() - {*hosts, *sandboxes}) <= {AMONG}, "what else there is was not meant"
         assert served.stop() == 0

@@ -78,12 +78,12 @@ class Sandbox:
         The first one says `ready`, the next ones who they are.
         """
         thread = threading.get_native_id()
+        urgency = os.getpriority(os.PRIO_PROCESS, 0)  # before the router knows this thread, and may slow it down
         if ready:
             self.channel.send(Kind.READY, json.dumps(ready | {"thread": thread}).encode())
             ready.clear()
         else:
             self.channel.send(Kind.THREAD, THREAD.pack(thread))
-        urgency = os.getpriority(os.PRIO_PROCESS, 0)
         while True:
             frame = self.next()
             if frame is None:

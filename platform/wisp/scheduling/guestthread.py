@@ -18,7 +18,8 @@ class GuestThread:
 
     def __init__(self) -> None:
         self._standing: Standing | None = None
-        self._slowed = False
+        self.slowed = False
+        """For good: what runs on it is the last that does."""
         self.first = False
         """It runs in real time."""
 
@@ -27,7 +28,7 @@ class GuestThread:
         if not Path(f"/proc/{pid}/task/{thread}").is_dir():
             raise InvalidFrame("a thread that is none of its own")
         self.forget()
-        self._standing, self._slowed, self.first = Standing(pid, thread), False, False
+        self._standing, self.slowed, self.first = Standing(pid, thread), False, False
 
     def forget(self) -> None:
         """It is gone, or not known yet."""
@@ -41,8 +42,9 @@ class GuestThread:
             turn.idleness = look(turn.idleness, self._standing, now_ns, cpu_ns)
 
     def put(self, *, first: bool) -> None:
-        """In front of all that does not run in real time, or among it. One that was slowed down stays where it is."""
-        if self._standing is None or self._slowed:
+        """In front of all that does not run in real time, or among it. No guest goes first on one that was slowed
+        down, but for what `hand_over` says."""
+        if self._standing is None or (self.slowed and first):
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if first:
@@ -53,6 +55,14 @@ class GuestThread:
 
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where it has been done."""
-        if self._standing is not None and not self._slowed:
-            self._slowed, self.first = True, False
+        if self._standing is not None and not self.slowed:
+            self.slowed, self.first = True, False
             make_less_urgent(self._standing.thread, LONG_NICENESS)
+
+    def hand_over(self) -> None:
+        """The guest that was slowed down has ended, and the next waits until its thread has come to have another
+        started: nobody else goes first meanwhile."""
+        if self._standing is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                enter_real_time(self._standing.thread, BEHIND_PRIORITY, heirs=False)
+                self.first = True

@@ -283,6 +283,8 @@ class Sandbox:
             self._judge_by_clock()
         if ending.outcome is Outcome.INFERENCE_TIMEOUT:
             self.detach()
+        if self.guest_thread.slowed and self._pool.precedence.guests:
+            self.guest_thread.hand_over()
         self._finish(ending.measured(self._measure.end(ending.receipt, run.job.link)))
 
     def _caller(self, run: Run) -> Caller:
@@ -339,6 +341,8 @@ class Sandbox:
         """Raises `InvalidFrame`."""
         if self._child is not None:
             self.guest_thread.follow(self._child.pid, thread)
+            if self._run is not None and self._run.runtime.prompt and self._pool.precedence.guests:
+                self.guest_thread.put(first=True)
 
     def cpu_ns(self) -> int:
         """What the process has used since its guest was started."""
