@@ -174,6 +174,9 @@ def test_a_thread_that_was_slowed_down_goes_first_once_its_guest_has_ended() -> 
         assert os.getpriority(os.PRIO_PROCESS, pid) == LONG_NICENESS, "it would not know that it is to be replaced"
         thread.put(first=False)
         assert place(pid) == AMONG, "it was told too late, and the next guest runs on it"
+        thread.hand_over()
+        thread.slow_down()
+        assert place(pid) == AMONG, "and that one runs long as well"
 
 
 @needs_permission

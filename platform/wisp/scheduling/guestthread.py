@@ -55,7 +55,7 @@ class GuestThread:
 
     def slow_down(self) -> None:
         """From here on everybody else goes first. Nothing where it has been done."""
-        if self._standing is not None and not self.slowed:
+        if self._standing is not None and (self.first or not self.slowed):
             self.slowed, self.first = True, False
             make_less_urgent(self._standing.thread, LONG_NICENESS)
 

@@ -200,6 +200,8 @@ class Sandboxes:
                 turn.runtime.note_cpu(cpu_ns)
                 if sandbox.guest_thread.first:
                     self.precedence.guests_ns += cpu_ns
+                if sandbox.guest_thread.slowed and self.precedence.guests:
+                    sandbox.guest_thread.hand_over()
                 if turn.idleness is not None:
                     sandbox.look(turn, time.monotonic_ns(), sandbox.cpu_ns())
                 own_ns = None if turn.by_clock else turn.own_ns(cpu_ns, nn_ns)

@@ -283,8 +283,6 @@ class Sandbox:
             self._judge_by_clock()
         if ending.outcome is Outcome.INFERENCE_TIMEOUT:
             self.detach()
-        if self.guest_thread.slowed and self._pool.precedence.guests:
-            self.guest_thread.hand_over()
         self._finish(ending.measured(self._measure.end(ending.receipt, run.job.link)))
 
     def _caller(self, run: Run) -> Caller:
